@@ -1,0 +1,244 @@
+//! An expert: one language model in a mapped file. Immutable, shared by any number of sessions.
+
+use crate::config::{Config, Role, TensorId, inventory};
+use crate::error::{Error, Result};
+use crate::format::{Gguf, Tensor, keys};
+use crate::quant::{DType, dequantize_row};
+use crate::tokenizer::Tokenizer;
+use bytemuck::AnyBitPattern;
+
+/// A weight matrix in the file, row-major `[n_rows, n_cols]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// How the numbers are stored.
+    pub dtype: DType,
+    /// Outputs.
+    pub n_rows: usize,
+    /// Inputs.
+    pub n_cols: usize,
+    /// The rows.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    const EMPTY: Self = Matrix { dtype: DType::F32, n_rows: 0, n_cols: 0, bytes: &[] };
+
+    /// The matrix as elements (numbers or blocks) of its stored type. Opening has checked the
+    /// alignment, so the cast succeeds.
+    #[inline]
+    pub(crate) fn elements<E: AnyBitPattern>(&self) -> &'a [E] {
+        bytemuck::try_cast_slice(self.bytes).unwrap_or_default()
+    }
+
+    /// Row `row` in f32.
+    ///
+    /// # Errors
+    /// `out` does not have `n_cols` elements, or the row does not exist.
+    pub fn row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let len = self.dtype.row_bytes(self.n_cols).unwrap_or(0);
+        let bytes = self.bytes.get(row * len..(row + 1) * len);
+        dequantize_row(self.dtype, bytes.ok_or(Error::OutOfRange { what: "a row" })?, out)
+    }
+}
+
+/// Weight and bias of a layer norm, `[n_embd]` each.
+pub(crate) type Norm<'a> = (&'a [f32], &'a [f32]);
+/// A matrix and its bias.
+pub(crate) type Linear<'a> = (Matrix<'a>, &'a [f32]);
+
+/// The weights of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    pub(crate) attn_norm: Norm<'a>,
+    pub(crate) attn_qkv: Linear<'a>,    // [3C, C]: rows of Q, K, V
+    pub(crate) attn_output: Linear<'a>, // [C, C]
+    pub(crate) ffn_norm: Norm<'a>,
+    pub(crate) ffn_up: Linear<'a>,   // [F, C]
+    pub(crate) ffn_down: Linear<'a>, // [C, F]
+}
+
+impl Default for Layer<'_> {
+    fn default() -> Self {
+        let linear = (Matrix::EMPTY, &[][..]);
+        Layer {
+            attn_norm: (&[], &[]),
+            attn_qkv: linear,
+            attn_output: linear,
+            ffn_norm: (&[], &[]),
+            ffn_up: linear,
+            ffn_down: linear,
+        }
+    }
+}
+
+/// An open expert file.
+#[derive(Clone, Copy, Debug)]
+pub struct Expert<'a> {
+    gguf: Gguf<'a>,
+    config: Config,
+    tokenizer: Option<Tokenizer<'a>>,
+    pub(crate) token_embd: Matrix<'a>, // [V, C], scaled by √C; also the output layer
+    pub(crate) position_embd: &'a [f32], // [T, C]
+    pub(crate) output_norm: Norm<'a>,  // divided by √C
+    pub(crate) layers: &'a [Layer<'a>],
+}
+
+impl<'a> Expert<'a> {
+    /// Layers in the file: how long the table handed to [`Expert::open`] must be.
+    ///
+    /// # Errors
+    /// The file is not a model.
+    pub fn n_layer(gguf: &Gguf<'_>) -> Result<usize> {
+        Ok(Config::read(gguf)?.n_layer)
+    }
+
+    /// Checks that the file holds a whole model and finds its tensors. `layers` is filled.
+    ///
+    /// # Errors
+    /// The rule that the file breaks; [`Error::BufferTooSmall`] where `layers` is too short.
+    pub fn open(gguf: Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self> {
+        let config = Config::read(&gguf)?;
+        let short = Error::BufferTooSmall { needed: config.n_layer };
+        let layers = layers.get_mut(..config.n_layer).ok_or(short)?;
+        let mut expert = Expert {
+            gguf,
+            config,
+            tokenizer: match Tokenizer::open(&gguf) {
+                Ok(tokenizer) => Some(tokenizer),
+                Err(Error::NoTokenizer) => None,
+                Err(error) => return Err(error),
+            },
+            token_embd: Matrix::EMPTY,
+            position_embd: &[],
+            output_norm: (&[], &[]),
+            layers: &[],
+        };
+        if expert.tokenizer.is_some_and(|t| t.n_vocab() != config.n_vocab) {
+            return Err(Error::OutOfRange { what: keys::TOKENS });
+        }
+        layers.fill(Layer::default());
+        let mut n_found = 0;
+        for tensor in gguf.tensors() {
+            let id = TensorId::parse(tensor.name);
+            // A tensor that the model does not have would silently change what is computed
+            // (an untied output layer, for instance).
+            let unknown = Error::OutOfRange { what: "the name of a tensor" };
+            let id = id.filter(|id| id.layer.is_none_or(|l| l < config.n_layer)).ok_or(unknown)?;
+            let matrix = checked(&tensor, id, &config)?;
+            let vector = || matrix.elements::<f32>();
+            let mut none = Layer::default();
+            let layer = match id.layer {
+                Some(l) => &mut layers[l],
+                None => &mut none,
+            };
+            match id.role {
+                Role::TokenEmbd => expert.token_embd = matrix,
+                Role::PositionEmbd => expert.position_embd = vector(),
+                Role::AttnNormWeight => layer.attn_norm.0 = vector(),
+                Role::AttnNormBias => layer.attn_norm.1 = vector(),
+                Role::AttnQkvWeight => layer.attn_qkv.0 = matrix,
+                Role::AttnQkvBias => layer.attn_qkv.1 = vector(),
+                Role::AttnOutputWeight => layer.attn_output.0 = matrix,
+                Role::AttnOutputBias => layer.attn_output.1 = vector(),
+                Role::FfnNormWeight => layer.ffn_norm.0 = vector(),
+                Role::FfnNormBias => layer.ffn_norm.1 = vector(),
+                Role::FfnUpWeight => layer.ffn_up.0 = matrix,
+                Role::FfnUpBias => layer.ffn_up.1 = vector(),
+                Role::FfnDownWeight => layer.ffn_down.0 = matrix,
+                Role::FfnDownBias => layer.ffn_down.1 = vector(),
+                Role::OutputNormWeight => expert.output_norm.0 = vector(),
+                Role::OutputNormBias => expert.output_norm.1 = vector(),
+            }
+            n_found += 1;
+        }
+        expert.layers = layers;
+        expert.check_complete(n_found)?;
+        Ok(expert)
+    }
+
+    /// Every tensor of the inventory is there, and none twice.
+    fn check_complete(&self, n_found: usize) -> Result<()> {
+        for id in inventory(&self.config) {
+            let layer = id.layer.and_then(|l| self.layers.get(l)).copied().unwrap_or_default();
+            let missing = match id.role {
+                Role::TokenEmbd => self.token_embd.bytes.is_empty(),
+                Role::PositionEmbd => self.position_embd.is_empty(),
+                Role::AttnNormWeight => layer.attn_norm.0.is_empty(),
+                Role::AttnNormBias => layer.attn_norm.1.is_empty(),
+                Role::AttnQkvWeight => layer.attn_qkv.0.bytes.is_empty(),
+                Role::AttnQkvBias => layer.attn_qkv.1.is_empty(),
+                Role::AttnOutputWeight => layer.attn_output.0.bytes.is_empty(),
+                Role::AttnOutputBias => layer.attn_output.1.is_empty(),
+                Role::FfnNormWeight => layer.ffn_norm.0.is_empty(),
+                Role::FfnNormBias => layer.ffn_norm.1.is_empty(),
+                Role::FfnUpWeight => layer.ffn_up.0.bytes.is_empty(),
+                Role::FfnUpBias => layer.ffn_up.1.is_empty(),
+                Role::FfnDownWeight => layer.ffn_down.0.bytes.is_empty(),
+                Role::FfnDownBias => layer.ffn_down.1.is_empty(),
+                Role::OutputNormWeight => self.output_norm.0.is_empty(),
+                Role::OutputNormBias => self.output_norm.1.is_empty(),
+            };
+            if missing {
+                return Err(Error::MissingTensor { name: id.role.name() });
+            }
+        }
+        if n_found == inventory(&self.config).count() {
+            Ok(())
+        } else {
+            Err(Error::OutOfRange { what: "the number of tensors" })
+        }
+    }
+
+    /// The dimensions.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tokenizer, where the file has one of ours.
+    pub fn tokenizer(&self) -> Option<&Tokenizer<'a>> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The file.
+    pub fn gguf(&self) -> &Gguf<'a> {
+        &self.gguf
+    }
+
+    /// The expert's name within its set; empty for foreign files.
+    pub fn id(&self) -> &'a str {
+        self.gguf.get(keys::EXPERT_ID).and_then(|v| v.str(keys::EXPERT_ID).ok()).unwrap_or("")
+    }
+
+    /// The languages it was trained on.
+    pub fn languages(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let array = self.gguf.get(keys::EXPERT_LANGUAGES).and_then(|v| {
+            v.array(&[crate::format::ValueType::String], keys::EXPERT_LANGUAGES).ok()
+        });
+        array.into_iter().flat_map(|a| a.strings())
+    }
+
+    /// Bytes of all weights: what one decoded token reads.
+    pub fn weight_bytes(&self) -> usize {
+        self.gguf.tensors().map(|t| t.bytes.len()).sum()
+    }
+}
+
+/// The tensor as a matrix (one row for vectors), its shape, type and alignment checked.
+fn checked<'a>(tensor: &Tensor<'a>, id: TensorId, config: &Config) -> Result<Matrix<'a>> {
+    let name = id.role.name();
+    let (n_rows, n_cols) = id.shape(config);
+    let n_dims = if id.is_matrix() { 2 } else { 1 };
+    if (tensor.n_rows(), tensor.n_cols(), tensor.n_dims) != (n_rows, n_cols, n_dims) {
+        return Err(Error::WrongShape { name });
+    }
+    let allowed = match tensor.dtype {
+        DType::F32 => true,
+        DType::F16 | DType::Q4_0 | DType::Q8_0 => id.role.is_quantizable(),
+        DType::I8 | DType::I32 | DType::I64 => false,
+    };
+    let align = if tensor.dtype == DType::F32 { align_of::<f32>() } else { align_of::<u16>() };
+    if !allowed || !tensor.bytes.as_ptr().addr().is_multiple_of(align) {
+        return Err(Error::WrongShape { name });
+    }
+    Ok(Matrix { dtype: tensor.dtype, n_rows, n_cols, bytes: tensor.bytes })
+}

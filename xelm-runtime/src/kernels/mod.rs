@@ -1,0 +1,287 @@
+//! The kernels of the forward pass, chosen at run time from a table: dtype × instruction set.
+//!
+//! `portable` holds them in plain Rust, written so that the compiler vectorises them for each
+//! [`Isa`]. A result never depends on how many rows or tokens one call covers, nor on the
+//! instruction set.
+
+mod portable;
+
+use crate::expert::Matrix;
+use crate::isa::{Isa, Vectorised};
+use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
+use crate::quant::{BLOCK, DType};
+
+pub use portable::KvElement;
+
+/// The functions that one CPU runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    isa: Isa,
+    f32: MatmulFn,
+    f16: MatmulFn,
+    q4_0: MatmulFn,
+    q8_0: MatmulFn,
+}
+
+/// out[t, r] = Σ w[r, c] · x[t, c] for the rows r of `w` that `out` owns and every token t.
+type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, Columns<'_>);
+
+/// The right-hand side of a product: `[n_tokens, n_cols]` in f32, and quantised to 8 bits where the
+/// weights are quantised.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// The numbers.
+    pub x: &'a [f32],
+    /// x ≈ scales[i / 32] · quants[i].
+    pub quants: &'a [i8],
+    /// One scale per 32 numbers.
+    pub scales: &'a [f32],
+}
+
+impl Kernels {
+    /// The kernels for an instruction set.
+    pub fn new(isa: Isa) -> Self {
+        Kernels {
+            isa,
+            f32: |isa, w, x, out| isa.run(portable::MatmulF32(w, x, out)),
+            f16: |isa, w, x, out| isa.run(portable::MatmulF16(w, x, out)),
+            q4_0: |isa, w, x, out| isa.run(portable::MatmulQ4_0(w, x, out)),
+            q8_0: |isa, w, x, out| isa.run(portable::MatmulQ8_0(w, x, out)),
+        }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// out[t, :] = x[t, :] · wᵀ (+ bias), for each of `n` tokens; `quants` and `scales` are scratch
+    /// for `n · n_cols` numbers. `out` is `[n, n_rows]`.
+    pub(crate) fn matmul(
+        &self,
+        parallel: &dyn Parallel,
+        out: &mut [f32],
+        x: &[f32],
+        w: &Matrix<'_>,
+        bias: &[f32],
+        (quants, scales): (&mut [i8], &mut [f32]),
+    ) {
+        let n = x.len() / w.n_cols;
+        let work = n * w.n_cols * w.n_rows;
+        if matches!(w.dtype, DType::Q4_0 | DType::Q8_0) {
+            self.isa.run(portable::QuantizeActivations(x, quants, scales));
+        }
+        let x = Activations { x, quants: &quants[..], scales: &scales[..] };
+        let matmul = match w.dtype {
+            DType::F32 => self.f32,
+            DType::F16 => self.f16,
+            DType::Q4_0 => self.q4_0,
+            // Opening a model refuses every other type for a matrix.
+            _ => self.q8_0,
+        };
+        split_columns(parallel, out, w.n_rows, part_len(w.n_rows, 8, work), |columns| {
+            matmul(self.isa, w, &x, columns);
+        });
+        if !bias.is_empty() {
+            self.isa.run(portable::AddBias(out, bias));
+        }
+    }
+
+    /// out[t, :] = LayerNorm(x[t, :]) · weight + bias, rows of `weight.len()` numbers.
+    pub(crate) fn layer_norm(
+        &self,
+        out: &mut [f32],
+        x: &[f32],
+        (weight, bias): (&[f32], &[f32]),
+        eps: f32,
+    ) {
+        self.isa.run(portable::LayerNorm { out, x, weight, bias, eps });
+    }
+
+    /// x += y.
+    pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) {
+        self.isa.run(portable::Add(x, y));
+    }
+
+    /// x = activation(x).
+    pub(crate) fn activate(
+        &self,
+        parallel: &dyn Parallel,
+        x: &mut [f32],
+        kind: crate::config::Activation,
+    ) {
+        // An erf costs about as much as 32 multiply-adds.
+        let run = part_len(x.len(), 16, x.len() * 32);
+        split_rows(parallel, x, 1, run, |_, part| {
+            self.isa.run(portable::Activate(part, kind));
+        });
+    }
+
+    /// Causal attention of `n` new tokens at positions `past..past + n` over the cache.
+    /// `out` is `[n, n_head · head_dim]`, `qkv` `[n, 3 · n_head · head_dim]`; keys and values are
+    /// `[n_head, n_ctx, head_dim]` and already hold the new tokens.
+    pub(crate) fn attention<E: KvElement>(
+        &self,
+        parallel: &dyn Parallel,
+        out: &mut [f32],
+        qkv: &[f32],
+        (keys, values): (&[E], &[E]),
+        shape: AttentionShape,
+    ) {
+        let AttentionShape { n_head, head_dim, n_ctx, past } = shape;
+        let width = n_head * head_dim;
+        let n = out.len() / width;
+        let work = n * (past + n) * width * 2;
+        split_rows(parallel, out, head_dim, part_len(n * n_head, 1, work), |first, run| {
+            for (i, out) in run.chunks_exact_mut(head_dim).enumerate() {
+                let (token, head) = ((first + i) / n_head, (first + i) % n_head);
+                let at = token * 3 * width + head * head_dim;
+                let cache = head * n_ctx * head_dim..;
+                let n_keys = (past + token + 1) * head_dim;
+                self.isa.run(portable::Attend {
+                    out,
+                    query: &qkv[at..at + head_dim],
+                    keys: &keys[cache.clone()][..n_keys],
+                    values: &values[cache][..n_keys],
+                });
+            }
+        });
+    }
+
+    /// Runs a loop of the caller's with this instruction set.
+    pub fn run<V: Vectorised>(&self, work: V) -> V::Output {
+        self.isa.run(work)
+    }
+}
+
+/// The dimensions of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub(crate) n_head: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) n_ctx: usize,
+    pub(crate) past: usize,
+}
+
+/// Scales needed for `n` quantised numbers.
+pub(crate) const fn n_scales(n: usize) -> usize {
+    n.div_ceil(BLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::Serial;
+    use crate::quant::{dequantize_row, quantize_row};
+    use crate::rng::Rng;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
+        (0..n).map(|_| rng.next_normal()).collect()
+    }
+
+    /// Every instruction set against double precision and, bit for bit, against `portable`; every
+    /// number of tokens against one at a time.
+    #[test]
+    fn matmul_of_every_type_isa_and_batch() {
+        let mut rng = Rng::new(11, 0);
+        for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q8_0] {
+            for (n_rows, n_cols) in [(1, 32), (7, 64), (33, 96), (16, 160), (5, 2048)] {
+                for n in [1usize, 2, 3, 4, 5, 9] {
+                    let dense = random(&mut rng, n_rows * n_cols);
+                    let row_bytes = dtype.row_bytes(n_cols).unwrap();
+                    let mut bytes = vec![0; row_bytes * n_rows];
+                    let mut weights = vec![0.0; dense.len()];
+                    for r in 0..n_rows {
+                        let stored = &mut bytes[r * row_bytes..][..row_bytes];
+                        let row = r * n_cols..(r + 1) * n_cols;
+                        quantize_row(dtype, &dense[row.clone()], stored).unwrap();
+                        dequantize_row(dtype, stored, &mut weights[row]).unwrap();
+                    }
+                    // At an aligned address, as in a mapped file.
+                    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+                    let aligned: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+                    aligned[..bytes.len()].copy_from_slice(&bytes);
+                    let bytes = &aligned[..bytes.len()];
+                    let w = Matrix { dtype, n_rows, n_cols, bytes };
+                    let x = random(&mut rng, n * n_cols);
+                    let bias = random(&mut rng, n_rows);
+                    let run = |isa: Isa, x: &[f32]| {
+                        let mut out = vec![f32::NAN; x.len() / n_cols * n_rows];
+                        let mut quants = vec![0; x.len()];
+                        let mut scales = vec![0.0; n_scales(x.len())];
+                        let scratch = (&mut quants[..], &mut scales[..]);
+                        Kernels::new(isa).matmul(&Serial, &mut out, x, &w, &bias, scratch);
+                        out
+                    };
+                    let portable = run(Isa::PORTABLE, &x);
+                    for isa in Isa::supported().into_iter().flatten() {
+                        assert_eq!(run(isa, &x), portable, "{dtype:?} {}", isa.name());
+                    }
+                    for t in 0..n {
+                        let one = run(Isa::PORTABLE, &x[t * n_cols..][..n_cols]);
+                        assert_eq!(one, portable[t * n_rows..][..n_rows]);
+                    }
+                    // 8-bit activations lose up to half a step of 1/127 of a block's maximum.
+                    let quantized = matches!(dtype, DType::Q4_0 | DType::Q8_0);
+                    let tolerance = if quantized { 0.03 } else { 2e-6 } * (n_cols as f64).sqrt();
+                    for t in 0..n {
+                        for r in 0..n_rows {
+                            let dot: f64 = (0..n_cols)
+                                .map(|c| {
+                                    f64::from(weights[r * n_cols + c])
+                                        * f64::from(x[t * n_cols + c])
+                                })
+                                .sum();
+                            let got = f64::from(portable[t * n_rows + r]);
+                            let want = dot + f64::from(bias[r]);
+                            assert!((got - want).abs() < tolerance, "{dtype:?}: {got} {want}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layer_norm_and_attention_match_double_precision() {
+        let mut rng = Rng::new(12, 0);
+        for isa in Isa::supported().into_iter().flatten() {
+            let kernels = Kernels::new(isa);
+            for c in [1usize, 5, 16, 17, 33, 100] {
+                let (x, w, b) = (random(&mut rng, c), random(&mut rng, c), random(&mut rng, c));
+                let mut out = vec![0.0; c];
+                kernels.layer_norm(&mut out, &x, (&w, &b), 1e-5);
+                let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / c as f64;
+                let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / c as f64;
+                for i in 0..c {
+                    let want = (f64::from(x[i]) - mean) / (var + 1e-5).sqrt() * f64::from(w[i])
+                        + f64::from(b[i]);
+                    assert!((f64::from(out[i]) - want).abs() < 1e-4);
+                }
+            }
+            for (head_dim, n_keys) in [(1usize, 1usize), (16, 31), (16, 32), (20, 33), (64, 200)] {
+                let q = random(&mut rng, 3 * head_dim);
+                let k = random(&mut rng, n_keys * head_dim);
+                let v = random(&mut rng, n_keys * head_dim);
+                let mut out = vec![f32::NAN; head_dim];
+                let shape = AttentionShape { n_head: 1, head_dim, n_ctx: n_keys, past: n_keys - 1 };
+                kernels.attention(&Serial, &mut out, &q, (&k[..], &v[..]), shape);
+                let dots: Vec<f64> = k
+                    .chunks(head_dim)
+                    .map(|k| k.iter().zip(&q).map(|(a, b)| f64::from(a * b)).sum::<f64>())
+                    .map(|dot| dot / (head_dim as f64).sqrt())
+                    .collect();
+                let max = dots.iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = dots.iter().map(|d| (d - max).exp()).sum();
+                for i in 0..head_dim {
+                    let want: f64 = (0..n_keys)
+                        .map(|j| (dots[j] - max).exp() / sum * f64::from(v[j * head_dim + i]))
+                        .sum();
+                    assert!((f64::from(out[i]) - want).abs() < 1e-5);
+                }
+            }
+        }
+    }
+}

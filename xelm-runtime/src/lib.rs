@@ -1,0 +1,44 @@
+//! The runtime of xelm: cross-lingual expert language models on a device.
+//!
+//! An expert is a whole language model for a group of related languages. This crate reads expert
+//! files in place, chooses the expert for a language, and generates or scores text in memory that
+//! the caller supplies. Its core is `no_std` and never allocates; the feature `std` adds mapped
+//! files, a thread pool, CPU detection, and the writers that the offline tools use.
+//!
+//! Floors, each standing on those before it:
+//! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`kernels`], [`parallel`] →
+//! [`session`], [`sampler`], [`score`].
+
+#![no_std]
+#![warn(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
+
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+pub mod arena;
+pub mod config;
+pub mod error;
+pub mod expert;
+pub mod format;
+mod forward;
+pub mod isa;
+pub mod kernels;
+pub mod lang;
+pub mod math;
+pub mod parallel;
+pub mod quant;
+pub mod rng;
+pub mod sampler;
+pub mod score;
+pub mod session;
+pub mod set;
+pub mod tokenizer;
+pub mod trie;
+
+#[cfg(feature = "std")]
+pub mod mmap;
+#[cfg(feature = "std")]
+pub mod pool;
+
+pub use error::{Error, Result};

@@ -1,0 +1,255 @@
+//! The only source of `exp`, `ln`, `erf`, `tanh` and `sqrt`, for runtime and trainer alike.
+//!
+//! `core` has none of them on stable Rust, and two sources would give two sets of bits. All are
+//! branch-free where it matters, so that a loop over them vectorises, and use neither fused
+//! multiply-add nor tables, so that every instruction set gives the same bits. The polynomials are
+//! our own minimax fits; the errors stated are the maxima found by the tests of this file.
+
+/// eˣ; relative error ≤ 2.0e-7. Below −87.3 the result is 0 (no subnormals), above 88.7 it is ∞.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // 1.5 · 2²³: adding it rounds to an integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LOG2_E: f32 = core::f32::consts::LOG2_E;
+    // ln 2 in two parts, so that n · LN2_HI is exact for |n| < 2¹⁰.
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let y = x.clamp(-88.0, 89.0);
+    let shifted = y * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (y - n * LN2_HI) - n * LN2_LO;
+    let p = 0.001_395_047_9_f32;
+    let p = p * r + 0.008_368_882;
+    let p = p * r + 0.041_666_206;
+    let p = p * r + 0.166_665_2;
+    let p = p * r + 0.5;
+    let e = p * (r * r) + r + 1.0;
+    // 2ⁿ in two factors: n may be 128, which no single exponent holds.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    let a = f32::from_bits((half.wrapping_add(127) << 23) as u32);
+    let b = f32::from_bits((n.wrapping_sub(half).wrapping_add(127) << 23) as u32);
+    let e = e * a * b;
+    // Selections, not branches; NaN fails both comparisons and passes through `x + …`.
+    let e = if x < -87.3 { 0.0 } else { e };
+    let e = if x > 88.722_83 { f32::INFINITY } else { e };
+    if x.is_nan() { x } else { e }
+}
+
+/// ln x for x > 0; relative error ≤ 2.5e-7 (absolute 3e-8 near 1). 0 gives −∞, negatives NaN.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    // Subnormals are scaled into the normal range first.
+    let tiny = x < f32::MIN_POSITIVE;
+    let y = if tiny { x * 16_777_216.0 } else { x };
+    let bits = y.to_bits() as i32;
+    // Exponent of the representation with mantissa in [√½, √2).
+    let shifted = bits.wrapping_sub(0x3f35_04f3);
+    let n = (shifted >> 23) as f32 - if tiny { 24.0 } else { 0.0 };
+    let m = f32::from_bits((shifted & 0x007f_ffff).wrapping_add(0x3f35_04f3) as u32);
+    let f = m - 1.0;
+    let p = -0.076_344_93_f32;
+    let p = p * f + 0.127_615_75;
+    let p = p * f - 0.131_601_83;
+    let p = p * f + 0.142_017_59;
+    let p = p * f - 0.166_233_57;
+    let p = p * f + 0.200_012_27;
+    let p = p * f - 0.250_008_2;
+    let p = p * f + 0.333_333_3;
+    let f2 = f * f;
+    let r = p * (f2 * f) + n * LN2_LO - 0.5 * f2 + f + n * LN2_HI;
+    let r = if x == f32::INFINITY { x } else { r };
+    let r = if x == 0.0 { f32::NEG_INFINITY } else { r };
+    if x < 0.0 || x.is_nan() { f32::NAN } else { r }
+}
+
+/// The error function; absolute error ≤ 1.5e-7.
+#[inline(always)]
+pub fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    // |x| < 1: x · P(x²)
+    let t = a * a;
+    let p = 7.889_169e-5_f32;
+    let p = p * t - 8.020_857_3e-4;
+    let p = p * t + 5.189_537_5e-3;
+    let p = p * t - 2.685_444_6e-2;
+    let p = p * t + 0.112_836;
+    let p = p * t - 0.376_126_26;
+    let p = p * t + 1.128_379_1;
+    let small = p * x;
+    // 1 ≤ |x| < 4: 1 − exp(−Q(|x|)); beyond, erf rounds to 1.
+    let b = if a > 4.0 { 4.0 } else { a }; // unlike `min`, this lets NaN through
+    let q = 2.168_676_3e-5_f32;
+    let q = q * b - 4.413_353e-4;
+    let q = q * b + 4.204_556_3e-3;
+    let q = q * b - 2.520_824e-2;
+    let q = q * b + 0.108_418_554;
+    let q = q * b + 0.633_219_9;
+    let q = q * b + 1.129_578_4;
+    let q = q * b - 1.880_370_5e-4;
+    let large = (1.0 - exp(-q)).copysign(x);
+    if a < 1.0 { small } else { large }
+}
+
+/// tanh x; absolute error ≤ 2e-7.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let e = exp(2.0 * x.abs());
+    (1.0 - 2.0 / (e + 1.0)).copysign(x)
+}
+
+/// √x, correctly rounded (IEEE 754), so every implementation gives the same bits.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(feature = "std")]
+    return x.sqrt();
+    #[cfg(not(feature = "std"))]
+    return libm::sqrtf(x);
+}
+
+/// sin x and cos x of the `f32` argument, computed in double precision and rounded once.
+/// For the position table only: it is not meant to be fast.
+pub fn sin_cos(x: f32) -> (f32, f32) {
+    let (sin, cos) = libm::sincos(f64::from(x));
+    (sin as f32, cos as f32)
+}
+
+/// GELU with the exact error function: x · Φ(x) (XGLM's activation, PAPER §1.2).
+#[inline(always)]
+pub fn gelu_erf(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// d/dx of [`gelu_erf`]: Φ(x) + x · φ(x).
+#[inline(always)]
+pub fn gelu_erf_derivative(x: f32) -> f32 {
+    const INV_SQRT_2PI: f32 = 0.398_942_3;
+    let cdf = 0.5 * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2));
+    cdf + x * INV_SQRT_2PI * exp(-0.5 * x * x)
+}
+
+/// √(2/π), of the tanh form of GELU.
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+/// GELU in its tanh approximation (what llama.cpp computes; at most 4.8e-4 from [`gelu_erf`]).
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x)))
+}
+
+/// d/dx of [`gelu_tanh`].
+#[inline(always)]
+pub fn gelu_tanh_derivative(x: f32) -> f32 {
+    let t = tanh(SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x));
+    let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
+}
+
+/// ln Σ eˣ of a row, in f32 with the maximum taken out. An empty row gives −∞.
+pub fn log_sum_exp(row: &[f32]) -> f32 {
+    let max = max(row);
+    if max == f32::NEG_INFINITY {
+        return max;
+    }
+    let mut lanes = [0.0f32; 16];
+    let mut chunks = row.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(x - max);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += exp(x - max);
+    }
+    max + ln(lanes.iter().sum())
+}
+
+/// The largest element, ignoring NaN; −∞ for an empty row.
+#[inline(always)]
+pub fn max(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let mut chunks = row.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    let tail = chunks.remainder();
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Largest error of `f` against the double-precision `truth` over every 97th float in a range.
+    fn worst(range: core::ops::Range<f32>, f: fn(f32) -> f32, truth: fn(f64) -> f64) -> (f64, f64) {
+        let (mut relative, mut absolute) = (0.0f64, 0.0f64);
+        let steps = 400_000;
+        for i in 0..=steps {
+            let x = range.start + (range.end - range.start) * (i as f32 / steps as f32);
+            let (got, want) = (f64::from(f(x)), truth(f64::from(x)));
+            absolute = absolute.max((got - want).abs());
+            relative = relative.max((got - want).abs() / want.abs().max(1e-300));
+        }
+        (relative, absolute)
+    }
+
+    #[test]
+    fn exp_is_within_its_stated_error() {
+        assert!(worst(-87.2..88.7, exp, libm::exp).0 <= 2.0e-7);
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-100.0), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(89.0), f32::INFINITY);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn ln_is_within_its_stated_error() {
+        assert!(worst(1e-6..0.5, ln, libm::log).0 <= 2.5e-7);
+        assert!(worst(2.0..1e30, ln, libm::log).0 <= 2.5e-7);
+        assert!(worst(0.5..2.0, ln, libm::log).1 <= 1e-7);
+        assert_eq!(ln(1.0), 0.0);
+        assert_eq!(ln(0.0), f32::NEG_INFINITY);
+        assert!((f64::from(ln(1e-42)) - libm::log(f64::from(1e-42f32))).abs() < 1e-4);
+        assert!(ln(-1.0).is_nan() && ln(f32::NAN).is_nan());
+        assert_eq!(ln(f32::INFINITY), f32::INFINITY);
+    }
+
+    #[test]
+    fn erf_and_tanh_are_within_their_stated_error() {
+        assert!(worst(-6.0..6.0, erf, libm::erf).1 <= 1.5e-7);
+        assert!(worst(-12.0..12.0, tanh, libm::tanh).1 <= 2e-7);
+        assert_eq!((erf(0.0), erf(30.0), erf(-30.0)), (0.0, 1.0, -1.0));
+        assert!(erf(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_derivatives_match_differences() {
+        for (f, d) in [
+            (gelu_erf as fn(f32) -> f32, gelu_erf_derivative as fn(f32) -> f32),
+            (gelu_tanh, gelu_tanh_derivative),
+        ] {
+            for i in -60..=60 {
+                let (x, h) = (i as f32 * 0.1, 1e-2);
+                let difference = (f(x + h) - f(x - h)) / (2.0 * h);
+                assert!((difference - d(x)).abs() < 2e-4, "x = {x}: {difference} {}", d(x));
+            }
+        }
+    }
+
+    #[test]
+    fn log_sum_exp_of_any_length() {
+        for n in [1usize, 2, 15, 16, 17, 97] {
+            let row: std::vec::Vec<f32> = (0..n).map(|i| (i * 7 % 13) as f32 - 40.0).collect();
+            let truth = row.iter().map(|&x| libm::exp(f64::from(x))).sum::<f64>();
+            assert!((f64::from(log_sum_exp(&row)) - libm::log(truth)).abs() < 1e-5);
+        }
+        assert_eq!(log_sum_exp(&[]), f32::NEG_INFINITY);
+        assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 3]), f32::NEG_INFINITY);
+    }
+}

@@ -1,0 +1,236 @@
+//! A set of experts: the folder's `set.gguf`, and the choice of an expert by language tag.
+
+use crate::error::{Error, Result};
+use crate::format::{Array, Gguf, ValueType};
+use crate::lang::Tag;
+
+/// `general.architecture` of `set.gguf`.
+pub const ARCH_SET: &str = "xelm-set";
+/// Name of the set's own file in its folder.
+pub const SET_FILE: &str = "set.gguf";
+
+/// Metadata keys of `set.gguf`: flat arrays, one element per expert unless said otherwise.
+pub mod keys {
+    /// str[]: the experts' names.
+    pub const IDS: &str = "xelm.set.ids";
+    /// str[]: file names within the folder.
+    pub const FILES: &str = "xelm.set.files";
+    /// u64[]: file sizes in bytes.
+    pub const SIZES: &str = "xelm.set.sizes";
+    /// str[]: SHA-256 of each file, hexadecimal.
+    pub const SHA256: &str = "xelm.set.sha256";
+    /// str[]: the expert that each was branched from; `seed`, or another id.
+    pub const PARENTS: &str = "xelm.set.parents";
+    /// u32[] and str[] of equal length: pairs (expert index, language tag).
+    pub const LANGUAGE_EXPERT: &str = "xelm.set.language.expert";
+    /// See [`LANGUAGE_EXPERT`].
+    pub const LANGUAGE_TAG: &str = "xelm.set.language.tag";
+    /// str[n]: languages with known typological distances.
+    pub const FALLBACK_TAGS: &str = "xelm.set.fallback.tags";
+    /// u32[n · n]: row i lists the indices of all languages from the nearest to i to the farthest,
+    /// beginning with i itself.
+    pub const FALLBACK_ORDER: &str = "xelm.set.fallback.order";
+    /// str: hash of the vocabulary that all experts share.
+    pub const TOKENIZER_HASH: &str = "xelm.set.tokenizer_hash";
+    /// u32: width of the experts.
+    pub const EMBEDDING_LENGTH: &str = "xelm.set.embedding_length";
+}
+
+/// An open `set.gguf`.
+#[derive(Clone, Copy, Debug)]
+pub struct Set<'a> {
+    ids: Array<'a>,
+    files: Array<'a>,
+    sizes: Array<'a>,
+    sha256: Array<'a>,
+    parents: Array<'a>,
+    language_expert: Array<'a>,
+    language_tag: Array<'a>,
+    fallback_tags: Array<'a>,
+    fallback_order: Array<'a>,
+    tokenizer_hash: &'a str,
+}
+
+/// One expert of a set, as `set.gguf` describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Name within the set.
+    pub id: &'a str,
+    /// File name within the folder: no path separators.
+    pub file: &'a str,
+    /// File size in bytes.
+    pub size: u64,
+    /// SHA-256 of the file, 64 hexadecimal digits.
+    pub sha256: &'a str,
+    /// What it was branched from.
+    pub parent: &'a str,
+}
+
+/// The expert chosen for a language, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selection<'a> {
+    /// Index of the expert in the set.
+    pub expert: usize,
+    /// The expert's language that matched.
+    pub language: &'a str,
+    /// How it matched.
+    pub how: Match,
+}
+
+/// How a language tag led to an expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// The tag itself (or an alias of it).
+    Exact,
+    /// A shorter form of the tag, such as `de` for `de-AT`.
+    Prefix,
+    /// No expert speaks the language: this one speaks the typologically nearest.
+    Related,
+}
+
+impl<'a> Set<'a> {
+    /// Reads and checks a set's tables.
+    ///
+    /// # Errors
+    /// The rule that the file breaks.
+    pub fn open(gguf: &Gguf<'a>) -> Result<Self> {
+        gguf.expect_architecture(ARCH_SET)?;
+        let array = |key: &'static str, of: ValueType| -> Result<Array<'a>> {
+            gguf.get(key).ok_or(Error::MissingKey { key })?.array(&[of], key)
+        };
+        let set = Set {
+            ids: array(keys::IDS, ValueType::String)?,
+            files: array(keys::FILES, ValueType::String)?,
+            sizes: array(keys::SIZES, ValueType::U64)?,
+            sha256: array(keys::SHA256, ValueType::String)?,
+            parents: array(keys::PARENTS, ValueType::String)?,
+            language_expert: array(keys::LANGUAGE_EXPERT, ValueType::U32)?,
+            language_tag: array(keys::LANGUAGE_TAG, ValueType::String)?,
+            fallback_tags: array(keys::FALLBACK_TAGS, ValueType::String)?,
+            fallback_order: array(keys::FALLBACK_ORDER, ValueType::U32)?,
+            tokenizer_hash: gguf
+                .get(keys::TOKENIZER_HASH)
+                .ok_or(Error::MissingKey { key: keys::TOKENIZER_HASH })?
+                .str(keys::TOKENIZER_HASH)?,
+        };
+        set.check()?;
+        Ok(set)
+    }
+
+    fn check(&self) -> Result<()> {
+        let n = self.ids.len;
+        for (len, what) in [
+            (self.files.len, keys::FILES),
+            (self.sizes.len, keys::SIZES),
+            (self.sha256.len, keys::SHA256),
+            (self.parents.len, keys::PARENTS),
+        ] {
+            if len != n || n == 0 {
+                return Err(Error::OutOfRange { what });
+            }
+        }
+        let known = |array: &Array<'_>, n| (0..array.len).all(|i| (array.bits32(i) as usize) < n);
+        if self.language_expert.len != self.language_tag.len || !known(&self.language_expert, n) {
+            return Err(Error::OutOfRange { what: keys::LANGUAGE_EXPERT });
+        }
+        let n_tags = self.fallback_tags.len;
+        if n_tags.checked_mul(n_tags) != Some(self.fallback_order.len)
+            || !known(&self.fallback_order, n_tags)
+        {
+            return Err(Error::OutOfRange { what: keys::FALLBACK_ORDER });
+        }
+        // A file name that leaves the folder is an attack.
+        let bad_name = |f: &str| f.is_empty() || f.contains(['/', '\\', ':', '\0']) || f == "..";
+        if self.files.strings().any(bad_name) {
+            return Err(Error::OutOfRange { what: keys::FILES });
+        }
+        if self
+            .language_tag
+            .strings()
+            .chain(self.fallback_tags.strings())
+            .any(|t| Tag::new(t).is_err())
+        {
+            return Err(Error::BadLanguageTag);
+        }
+        Ok(())
+    }
+
+    /// Number of experts.
+    pub fn len(&self) -> usize {
+        self.ids.len
+    }
+
+    /// Whether there are no experts (never true for an open set).
+    pub fn is_empty(&self) -> bool {
+        self.ids.len == 0
+    }
+
+    /// Hash of the vocabulary that all experts share, hexadecimal.
+    pub fn tokenizer_hash(&self) -> &'a str {
+        self.tokenizer_hash
+    }
+
+    /// The experts in order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+        let Set { ids, files, sizes, sha256, parents, .. } = *self;
+        let strings =
+            ids.strings().zip(files.strings()).zip(sha256.strings().zip(parents.strings()));
+        strings.enumerate().map(move |(i, ((id, file), (sha256, parent)))| Entry {
+            id,
+            file,
+            size: sizes.bits64(i),
+            sha256,
+            parent,
+        })
+    }
+
+    /// Expert `index`.
+    pub fn entry(&self, index: usize) -> Option<Entry<'a>> {
+        self.entries().nth(index)
+    }
+
+    /// All (expert index, language) pairs.
+    pub fn languages(&self) -> impl Iterator<Item = (usize, &'a str)> + use<'a> {
+        let expert = self.language_expert;
+        self.language_tag
+            .strings()
+            .enumerate()
+            .map(move |(i, tag)| (expert.bits32(i) as usize, tag))
+    }
+
+    /// Chooses the expert for a language among those that are `present` on the device: the tag
+    /// itself, then its shorter forms, then the typologically nearest language that is there.
+    ///
+    /// # Errors
+    /// [`Error::BadLanguageTag`]; [`Error::NoExpert`] where the language's relations are unknown or
+    /// no expert is present.
+    pub fn select(&self, tag: &str, present: impl Fn(usize) -> bool) -> Result<Selection<'a>> {
+        let wanted = Tag::new(tag)?;
+        let find = |wanted: &Tag<'_>| {
+            self.languages().find(|&(expert, language)| {
+                present(expert) && Tag::new(language).is_ok_and(|l| l.matches(wanted))
+            })
+        };
+        for (i, prefix) in wanted.prefixes().enumerate() {
+            if let Some((expert, language)) = find(&prefix) {
+                let how = if i == 0 { Match::Exact } else { Match::Prefix };
+                return Ok(Selection { expert, language, how });
+            }
+        }
+        let language = Tag::new(wanted.language())?;
+        let row = self
+            .fallback_tags
+            .strings()
+            .position(|known| Tag::new(known).is_ok_and(|k| k.matches(&language)))
+            .ok_or(Error::NoExpert)?;
+        let n = self.fallback_tags.len;
+        (row * n..(row + 1) * n)
+            .filter_map(|i| {
+                let relative = self.fallback_order.bits32(i) as usize;
+                Tag::new(self.fallback_tags.strings().nth(relative)?).ok()
+            })
+            .find_map(|relative| find(&relative))
+            .map(|(expert, language)| Selection { expert, language, how: Match::Related })
+            .ok_or(Error::NoExpert)
+    }
+}
