@@ -1,1 +1,4 @@
-//! x
+//! What the tests of this package share.
+
+pub mod oracle;
+pub mod reference;

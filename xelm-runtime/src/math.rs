@@ -147,6 +147,12 @@ pub fn gelu_tanh_derivative(x: f32) -> f32 {
     0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
 }
 
+/// max(x, 0) that lets NaN through, so that a broken model stays visible.
+#[inline(always)]
+pub fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// ln Σ eˣ of a row, in f32 with the maximum taken out. An empty row gives −∞.
 pub fn log_sum_exp(row: &[f32]) -> f32 {
     let max = max(row);

@@ -299,7 +299,7 @@ impl Vectorised for Activate<'_> {
         match self.1 {
             Activation::GeluErf => self.0.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
             Activation::GeluTanh => self.0.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-            Activation::Relu => self.0.iter_mut().for_each(|x| *x = x.max(0.0)),
+            Activation::Relu => self.0.iter_mut().for_each(|x| *x = math::relu(*x)),
         }
     }
 }

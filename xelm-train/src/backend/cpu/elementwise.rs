@@ -1,0 +1,165 @@
+//! Loops over numbers and columns.
+
+use super::{AdamW, CHUNK, grown};
+use crate::backend::Activation;
+use rayon::prelude::*;
+use xelm_runtime::isa::{Isa, Vectorised};
+use xelm_runtime::math;
+
+/// Each row of `.0` += `.1`.
+pub(super) struct AddBias<'a>(pub(super) &'a mut [f32], pub(super) &'a [f32]);
+
+impl Vectorised for AddBias<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        for row in self.0.chunks_exact_mut(self.1.len()) {
+            for (x, b) in row.iter_mut().zip(self.1) {
+                *x += b;
+            }
+        }
+    }
+}
+
+/// out = activation(x).
+pub(super) struct Activate<'a>(
+    pub(super) &'a mut [f32],
+    pub(super) &'a [f32],
+    pub(super) Activation,
+);
+
+impl Vectorised for Activate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Activate(out, x, kind) = self;
+        #[inline(always)]
+        fn map(out: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = f(x);
+            }
+        }
+        match kind {
+            Activation::GeluErf => map(out, x, math::gelu_erf),
+            Activation::GeluTanh => map(out, x, math::gelu_tanh),
+            Activation::Relu => map(out, x, math::relu),
+        }
+    }
+}
+
+/// d_x = d_x · activation′(x).
+pub(super) struct ActivateBackward<'a>(
+    pub(super) &'a mut [f32],
+    pub(super) &'a [f32],
+    pub(super) Activation,
+);
+
+impl Vectorised for ActivateBackward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let ActivateBackward(d_x, x, kind) = self;
+        #[inline(always)]
+        fn scale(d_x: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
+            for (d_x, &x) in d_x.iter_mut().zip(x) {
+                *d_x *= f(x);
+            }
+        }
+        match kind {
+            Activation::GeluErf => scale(d_x, x, math::gelu_erf_derivative),
+            Activation::GeluTanh => scale(d_x, x, math::gelu_tanh_derivative),
+            Activation::Relu => scale(d_x, x, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        }
+    }
+}
+
+/// One AdamW update (Loshchilov & Hutter 2019, decoupled decay): p ← p·(1 − lr·wd), then
+/// p ← p − lr · m̂ / (√v̂ + eps).
+pub(super) struct AdamWStep<'a> {
+    pub(super) p: &'a mut [f32],
+    pub(super) g: &'a [f32],
+    pub(super) m: &'a mut [f32],
+    pub(super) v: &'a mut [f32],
+    pub(super) clip: f32,
+    pub(super) settings: AdamW,
+}
+
+impl Vectorised for AdamWStep<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let AdamWStep { p, g, m, v, clip, settings } = self;
+        let AdamW { lr, beta1, beta2, eps, weight_decay, t, .. } = settings;
+        let power = t.min(i32::MAX as u64) as i32;
+        let correction1 = (1.0 - f64::from(beta1).powi(power)) as f32;
+        let correction2 = (1.0 - f64::from(beta2).powi(power)) as f32;
+        let step = lr / correction1;
+        let root = 1.0 / math::sqrt(correction2);
+        let keep = 1.0 - lr * weight_decay;
+        for i in 0..p.len() {
+            let g = g[i] * clip;
+            m[i] = beta1 * m[i] + (1.0 - beta1) * g;
+            v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
+            p[i] = p[i] * keep - step * m[i] / (math::sqrt(v[i]) * root + eps);
+        }
+    }
+}
+
+/// out[j] += Σ over rows of x[·, j], rows of `out.len()` numbers. Runs of rows are summed apart and
+/// added in order.
+pub(super) fn column_sums(isa: Isa, out: &mut [f32], x: &[f32], scratch: &mut Vec<f32>) {
+    let n = out.len();
+    let run = (CHUNK / n).max(1) * n;
+    let n_runs = x.len().div_ceil(run);
+    let sums = grown(scratch, n_runs * n);
+    sums.par_chunks_mut(n).zip(x.par_chunks(run)).for_each(|(sum, rows)| {
+        isa.run(SumRows(sum, rows));
+    });
+    for sum in sums.chunks_exact(n) {
+        for (x, y) in out.iter_mut().zip(sum) {
+            *x += y;
+        }
+    }
+}
+
+struct SumRows<'a>(&'a mut [f32], &'a [f32]);
+
+impl Vectorised for SumRows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let SumRows(sum, rows) = self;
+        sum.fill(0.0);
+        for row in rows.chunks_exact(sum.len()) {
+            for (x, y) in sum.iter_mut().zip(row) {
+                *x += y;
+            }
+        }
+    }
+}
+
+/// Σ x², in double precision over fixed chunks.
+pub(super) fn square_sum(isa: Isa, x: &[f32]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| isa.run(SquareSum(x))).collect();
+    parts.iter().sum()
+}
+
+struct SquareSum<'a>(&'a [f32]);
+
+impl Vectorised for SquareSum<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut lanes = [0.0f64; 16];
+        let (chunks, tail) = self.0.as_chunks::<16>();
+        for chunk in chunks {
+            for l in 0..16 {
+                lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+            }
+        }
+        for (l, &x) in tail.iter().enumerate() {
+            lanes[l] += f64::from(x) * f64::from(x);
+        }
+        lanes.iter().sum()
+    }
+}

@@ -1,0 +1,358 @@
+//! The CPU backend: f32 throughout, threads by rayon.
+//!
+//! Every result is the same, bit for bit, for any number of threads: work is divided by shapes
+//! alone, and every sum has one fixed order.
+
+mod attention;
+mod elementwise;
+mod gemm;
+mod head;
+mod norm;
+
+use super::{
+    Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats,
+};
+use crate::{Error, Result};
+use gemm::{Mat, gemm_rows, gemm_sum};
+use rayon::prelude::*;
+use std::ops::Range;
+use xelm_runtime::isa::Isa;
+
+/// Numbers that one task of an elementwise operation handles.
+const CHUNK: usize = 16 << 10;
+
+/// The CPU as a training device.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    /// All regions, one behind the other.
+    arena: Vec<Line>,
+    base: [usize; Region::ALL.len()],
+    inputs: Vec<u32>,
+    targets: Vec<u32>,
+    /// Work memory of attention and head, grown at first use.
+    scratch: Vec<f32>,
+    loss_sum: f64,
+    n_targets: u64,
+    grad_norm: f64,
+}
+
+/// A cache line, so that the arena begins on one.
+#[derive(Clone, Copy, Debug, bytemuck::NoUninit, bytemuck::AnyBitPattern)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Cpu {
+    /// A backend that computes with the best instruction set of this CPU, on rayon's current pool.
+    pub fn new() -> Self {
+        Cpu {
+            isa: Isa::detect(),
+            arena: Vec::new(),
+            base: Default::default(),
+            inputs: Vec::new(),
+            targets: Vec::new(),
+            scratch: Vec::new(),
+            loss_sum: 0.0,
+            n_targets: 0,
+            grad_norm: 0.0,
+        }
+    }
+
+    fn range(&self, span: Span) -> Range<usize> {
+        let start = self.base[span.region as usize] + span.start;
+        start..start + span.len
+    }
+
+    fn floats(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.arena)
+    }
+
+    /// Several spans at once. Overlapping ones are a bug in the model's list of calls.
+    fn spans<const N: usize>(&mut self, spans: [Span; N]) -> [&mut [f32]; N] {
+        let ranges = spans.map(|span| self.range(span));
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        floats.get_disjoint_mut(ranges).expect("the spans of an operation overlap")
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu::new()
+    }
+}
+
+impl Backend for Cpu {
+    fn allocate(&mut self, sizes: Sizes) -> Result<()> {
+        let mut end = 0;
+        for (base, size) in self.base.iter_mut().zip(sizes.0) {
+            *base = end;
+            end += size.next_multiple_of(16);
+        }
+        let mut arena = Vec::new();
+        arena.try_reserve_exact(end / 16).map_err(|_| {
+            Error::usage(format!(
+                "training needs {} MiB of memory, more than there is: choose a smaller model, \
+                 --n-ctx or --micro-batch",
+                end >> 18
+            ))
+        })?;
+        arena.resize(end / 16, Line([0.0; 16]));
+        self.arena = arena;
+        Ok(())
+    }
+
+    fn write(&mut self, to: Span, values: &[f32]) {
+        let [to] = self.spans([to]);
+        to.copy_from_slice(values);
+    }
+
+    fn read(&self, from: Span, values: &mut [f32]) {
+        values.copy_from_slice(&self.floats()[self.range(from)]);
+    }
+
+    fn zero(&mut self, x: Span) {
+        let [x] = self.spans([x]);
+        x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0));
+    }
+
+    fn load_batch(&mut self, inputs: &[u32], targets: &[u32]) {
+        self.inputs.clear();
+        self.inputs.extend_from_slice(inputs);
+        self.targets.clear();
+        self.targets.extend_from_slice(targets);
+    }
+
+    fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
+        let inputs = std::mem::take(&mut self.inputs);
+        let c = out.len / inputs.len();
+        let [out, table, positions] = self.spans([out, table, positions]);
+        let rows = out.par_chunks_exact_mut(c).zip(&inputs).enumerate();
+        rows.for_each(|(n, (out, &token))| {
+            let row = &table[token as usize * c..][..c];
+            let position = &positions[n % n_ctx * c..][..c];
+            for i in 0..c {
+                out[i] = scale * row[i] + position[i];
+            }
+        });
+        self.inputs = inputs;
+    }
+
+    fn embed_backward(&mut self, d_table: Span, d_out: Span, scale: f32, n_embd: usize) {
+        let inputs = std::mem::take(&mut self.inputs);
+        let [d_table, d_out] = self.spans([d_table, d_out]);
+        // One task owns a range of the vocabulary, so each row is summed in the order of n.
+        let n_rows = (d_table.len() / n_embd).div_ceil(64);
+        d_table.par_chunks_mut(n_rows * n_embd).enumerate().for_each(|(part, d_rows)| {
+            for (&token, d_out) in inputs.iter().zip(d_out.chunks_exact(n_embd)) {
+                let Some(row) = (token as usize).checked_sub(part * n_rows) else { continue };
+                if let Some(d_row) = d_rows.get_mut(row * n_embd..(row + 1) * n_embd) {
+                    for i in 0..n_embd {
+                        d_row[i] += scale * d_out[i];
+                    }
+                }
+            }
+        });
+        self.inputs = inputs;
+    }
+
+    fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32) {
+        let isa = self.isa;
+        let [out, stats, x, weight, bias] = self.spans([out, stats, x, weight, bias]);
+        norm::forward(isa, out, stats, x, weight, bias, eps);
+    }
+
+    fn layer_norm_backward(
+        &mut self,
+        d_x: Span,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        x: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let isa = self.isa;
+        let [d_x, d_weight, d_bias, d_out, x, stats, weight] =
+            self.spans([d_x, d_weight, d_bias, d_out, x, stats, weight]);
+        norm::backward(isa, d_x, d_weight, d_bias, d_out, x, stats, weight);
+    }
+
+    fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
+        let isa = self.isa;
+        let [out, x, weight, bias] = self.spans([out, x, weight, bias]);
+        let (n_out, n_in) = (bias.len(), weight.len() / bias.len());
+        gemm_rows(out, Mat::rows(x, n_in), Mat::rows(weight, n_in).transposed(), |rows| {
+            isa.run(elementwise::AddBias(rows, bias));
+        });
+        debug_assert_eq!(out.len() / n_out, x.len() / n_in);
+    }
+
+    fn linear_backward(
+        &mut self,
+        d_x: Span,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        x: Span,
+        weight: Span,
+    ) {
+        let isa = self.isa;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let [d_x, d_weight, d_bias, d_out, x, weight] =
+            self.spans([d_x, d_weight, d_bias, d_out, x, weight]);
+        let (n_out, n_in) = (d_bias.len(), weight.len() / d_bias.len());
+        gemm_rows(d_x, Mat::rows(d_out, n_out), Mat::rows(weight, n_in), |_| {});
+        gemm_sum(
+            d_weight,
+            Mat::rows(d_out, n_out).transposed(),
+            Mat::rows(x, n_in),
+            &mut scratch,
+        );
+        elementwise::column_sums(isa, d_bias, d_out, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    fn activation(&mut self, out: Span, x: Span, kind: Activation) {
+        let isa = self.isa;
+        let [out, x] = self.spans([out, x]);
+        out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
+            isa.run(elementwise::Activate(out, x, kind));
+        });
+    }
+
+    fn activation_backward(&mut self, d_x: Span, x: Span, kind: Activation) {
+        let isa = self.isa;
+        let [d_x, x] = self.spans([d_x, x]);
+        d_x.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(d_x, x)| {
+            isa.run(elementwise::ActivateBackward(d_x, x, kind));
+        });
+    }
+
+    fn attention(&mut self, out: Span, lse: Span, qkv: Span, s: AttentionShape, dropout: Dropout) {
+        let isa = self.isa;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let [out, lse, qkv] = self.spans([out, lse, qkv]);
+        attention::forward(isa, out, lse, qkv, s, dropout, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    fn attention_backward(
+        &mut self,
+        d_qkv: Span,
+        d_out: Span,
+        out: Span,
+        lse: Span,
+        qkv: Span,
+        shape: AttentionShape,
+        dropout: Dropout,
+    ) {
+        let isa = self.isa;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let [d_qkv, d_out, out, lse, qkv] = self.spans([d_qkv, d_out, out, lse, qkv]);
+        attention::backward(isa, d_qkv, d_out, out, lse, qkv, shape, dropout, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
+        let [out, x, branch] = self.spans([out, x, branch]);
+        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(branch.par_chunks(CHUNK));
+        chunks.enumerate().for_each(|(chunk, ((out, x), branch))| {
+            for i in 0..out.len() {
+                out[i] = x[i] + branch[i] * dropout.factor((chunk * CHUNK + i) as u64);
+            }
+        });
+    }
+
+    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
+        let [d_branch, d_out] = self.spans([d_branch, d_out]);
+        let chunks = d_branch.par_chunks_mut(CHUNK).zip(d_out.par_chunks(CHUNK)).enumerate();
+        chunks.for_each(|(chunk, (d_branch, d_out))| {
+            for i in 0..d_branch.len() {
+                d_branch[i] = d_out[i] * dropout.factor((chunk * CHUNK + i) as u64);
+            }
+        });
+    }
+
+    fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {
+        let (isa, targets) = (self.isa, std::mem::take(&mut self.targets));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let [d_x, d_table, x, table] = self.spans([d_x, d_table, x, table]);
+        let gradients = Some(head::Gradients { d_x, d_table, scale });
+        let loss = head::loss(isa, x, table, &targets, gradients, &mut scratch);
+        self.finish_head(loss, targets, scratch);
+    }
+
+    fn head_eval(&mut self, x: Span, table: Span) {
+        let (isa, targets) = (self.isa, std::mem::take(&mut self.targets));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let [x, table] = self.spans([x, table]);
+        let loss = head::loss(isa, x, table, &targets, None, &mut scratch);
+        self.finish_head(loss, targets, scratch);
+    }
+
+    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) {
+        let [x, table] = self.spans([x, table]);
+        // logits.len / n = V and x.len / n = C, so n · n = logits.len · x.len / table.len.
+        let n = (logits.len() * x.len() / table.len()).isqrt();
+        let c = x.len() / n;
+        gemm_rows(logits, Mat::rows(x, c), Mat::rows(table, c).transposed(), |_| {});
+    }
+
+    fn grad_norm(&mut self, grads: Span) {
+        let range = self.range(grads);
+        self.grad_norm = elementwise::square_sum(self.isa, &self.floats()[range]).sqrt();
+    }
+
+    fn adamw(&mut self, params: Span, settings: AdamW) {
+        if !self.grad_norm.is_finite() {
+            return;
+        }
+        let clip = if settings.max_norm > 0.0 && self.grad_norm > f64::from(settings.max_norm) {
+            (f64::from(settings.max_norm) / self.grad_norm) as f32
+        } else {
+            1.0
+        };
+        let isa = self.isa;
+        let [p, g, m, v] = self.spans([
+            params,
+            params.of(Region::Grads),
+            params.of(Region::Moment1),
+            params.of(Region::Moment2),
+        ]);
+        let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
+        let chunks = chunks.zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
+        chunks.for_each(|((p, g), (m, v))| {
+            isa.run(elementwise::AdamWStep { p, g, m, v, clip, settings });
+        });
+    }
+
+    fn finish_step(&mut self) -> StepStats {
+        let loss = self.loss_sum / self.n_targets as f64;
+        let stats = StepStats { loss, grad_norm: self.grad_norm };
+        (self.loss_sum, self.n_targets, self.grad_norm) = (0.0, 0, 0.0);
+        stats
+    }
+
+    fn first_non_finite(&self, spans: &[Span]) -> Option<usize> {
+        spans.iter().position(|&span| {
+            !self.floats()[self.range(span)].iter().all(|x| x.is_finite())
+        })
+    }
+}
+
+impl Cpu {
+    fn finish_head(&mut self, loss: head::Loss, targets: Vec<u32>, scratch: Vec<f32>) {
+        self.loss_sum += loss.sum;
+        self.n_targets += loss.n_targets;
+        self.targets = targets;
+        self.scratch = scratch;
+    }
+}
+
+/// The first `len` numbers of a work vector, grown where needed; their values are arbitrary.
+fn grown(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    &mut scratch[..len]
+}

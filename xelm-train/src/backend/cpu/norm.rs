@@ -1,0 +1,141 @@
+//! Layer norm, forward and backward.
+
+use rayon::prelude::*;
+use xelm_runtime::isa::{Isa, Vectorised};
+use xelm_runtime::math;
+
+/// Rows that one task handles.
+const ROWS: usize = 64;
+
+pub(super) fn forward(
+    isa: Isa,
+    out: &mut [f32],
+    stats: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+) {
+    let c = weight.len();
+    let tasks = out.par_chunks_mut(ROWS * c).zip(stats.par_chunks_mut(ROWS * 2));
+    tasks.zip(x.par_chunks(ROWS * c)).for_each(|((out, stats), x)| {
+        isa.run(Forward { out, stats, x, weight, bias, eps });
+    });
+}
+
+struct Forward<'a> {
+    out: &'a mut [f32],
+    stats: &'a mut [f32],
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+}
+
+impl Vectorised for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let c = self.weight.len();
+        let rows = self.out.chunks_exact_mut(c).zip(self.x.chunks_exact(c));
+        for ((out, x), stats) in rows.zip(self.stats.chunks_exact_mut(2)) {
+            let mean = sum(x, |x| x) / c as f32;
+            let variance = sum(x, |x| (x - mean) * (x - mean)) / c as f32;
+            let rstd = 1.0 / math::sqrt(variance + self.eps);
+            stats.copy_from_slice(&[mean, rstd]);
+            for i in 0..c {
+                out[i] = (x[i] - mean) * rstd * self.weight[i] + self.bias[i];
+            }
+        }
+    }
+}
+
+/// Σ f(x) in sixteen lanes.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (chunks, tail) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for l in 0..16 {
+            lanes[l] += f(chunk[l]);
+        }
+    }
+    for (l, &x) in tail.iter().enumerate() {
+        lanes[l] += f(x);
+    }
+    lanes.iter().sum()
+}
+
+pub(super) fn backward(
+    isa: Isa,
+    d_x: &mut [f32],
+    d_weight: &mut [f32],
+    d_bias: &mut [f32],
+    d_out: &[f32],
+    x: &[f32],
+    stats: &[f32],
+    weight: &[f32],
+) {
+    let c = weight.len();
+    let tasks = d_x.par_chunks_mut(ROWS * c).zip(stats.par_chunks(ROWS * 2));
+    let tasks = tasks.zip(d_out.par_chunks(ROWS * c).zip(x.par_chunks(ROWS * c)));
+    // Each task sums the weights' gradients over its rows; the sums are added in order.
+    let sums: Vec<Vec<f32>> = tasks
+        .map(|((d_x, stats), (d_out, x))| {
+            let mut sums = vec![0.0; 2 * c];
+            let (d_weight, d_bias) = sums.split_at_mut(c);
+            isa.run(Backward { d_x, d_weight, d_bias, d_out, x, stats, weight });
+            sums
+        })
+        .collect();
+    for sum in &sums {
+        for i in 0..c {
+            d_weight[i] += sum[i];
+            d_bias[i] += sum[c + i];
+        }
+    }
+}
+
+struct Backward<'a> {
+    d_x: &'a mut [f32],
+    d_weight: &'a mut [f32],
+    d_bias: &'a mut [f32],
+    d_out: &'a [f32],
+    x: &'a [f32],
+    stats: &'a [f32],
+    weight: &'a [f32],
+}
+
+impl Vectorised for Backward<'_> {
+    type Output = ();
+    /// With x̂ = (x − mean) · rstd and g = d_out · weight:
+    /// d_x = rstd · (g − mean(g) − x̂ · mean(g · x̂)).
+    #[inline(always)]
+    fn run(self) {
+        let Backward { d_x, d_weight, d_bias, d_out, x, stats, weight } = self;
+        let c = weight.len();
+        let rows = d_x.chunks_exact_mut(c).zip(d_out.chunks_exact(c));
+        for ((d_x, d_out), (x, stats)) in rows.zip(x.chunks_exact(c).zip(stats.chunks_exact(2))) {
+            let (mean, rstd) = (stats[0], stats[1]);
+            let mut g_lanes = [0.0f32; 16];
+            let mut gx_lanes = [0.0f32; 16];
+            for start in (0..c).step_by(16) {
+                for l in 0..16.min(c - start) {
+                    let i = start + l;
+                    let normed = (x[i] - mean) * rstd;
+                    let g = d_out[i] * weight[i];
+                    g_lanes[l] += g;
+                    gx_lanes[l] += g * normed;
+                    d_weight[i] += d_out[i] * normed;
+                    d_bias[i] += d_out[i];
+                }
+            }
+            let g_mean = g_lanes.iter().sum::<f32>() / c as f32;
+            let gx_mean = gx_lanes.iter().sum::<f32>() / c as f32;
+            for i in 0..c {
+                let normed = (x[i] - mean) * rstd;
+                d_x[i] += rstd * (d_out[i] * weight[i] - g_mean - normed * gx_mean);
+            }
+        }
+    }
+}
