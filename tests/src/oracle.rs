@@ -32,8 +32,12 @@ pub fn load(name: &str) -> Tensors {
     let convert = |data: &[u8], dtype: Dtype| -> Vec<f32> {
         match dtype {
             Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-            Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect(),
+            Dtype::F64 => {
+                data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()
+            }
+            Dtype::I64 => {
+                data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect()
+            }
             other => panic!("unexpected type {other:?}"),
         }
     };

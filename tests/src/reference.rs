@@ -26,7 +26,8 @@ pub fn loss(
             .map(|(t, &id)| {
                 (0..c)
                     .map(|i| {
-                        (c as f64).sqrt() * embd[id as usize * c + i] + f64::from(positions[t * c + i])
+                        (c as f64).sqrt() * embd[id as usize * c + i]
+                            + f64::from(positions[t * c + i])
                     })
                     .collect()
             })
@@ -55,8 +56,10 @@ fn layer(config: &Config, weights: &Weights, name: &str, x: &mut [Vec<f64>]) {
     let rows = |part: &str, x: &[Vec<f64>]| -> Vec<Vec<f64>> {
         x.iter().map(|x| linear(part, x)).collect()
     };
-    let a: Vec<_> =
-        x.iter().map(|x| norm(config, weights, &format!("{name}self_attn_layer_norm"), x)).collect();
+    let a: Vec<_> = x
+        .iter()
+        .map(|x| norm(config, weights, &format!("{name}self_attn_layer_norm"), x))
+        .collect();
     let (q, k, v) =
         (rows("self_attn.q_proj", &a), rows("self_attn.k_proj", &a), rows("self_attn.v_proj", &a));
     for (t, x) in x.iter_mut().enumerate() {
@@ -77,7 +80,8 @@ fn layer(config: &Config, weights: &Weights, name: &str, x: &mut [Vec<f64>]) {
     }
     for x in x.iter_mut() {
         let h = norm(config, weights, &format!("{name}final_layer_norm"), x);
-        let h: Vec<f64> = linear("fc1", &h).iter().map(|&x| activation(config.activation, x)).collect();
+        let h: Vec<f64> =
+            linear("fc1", &h).iter().map(|&x| activation(config.activation, x)).collect();
         add(x, &linear("fc2", &h));
     }
 }
@@ -95,7 +99,8 @@ fn activation(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
         Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+            0.5 * x
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
         }
         Activation::Relu => x.max(0.0),
     }

@@ -26,7 +26,12 @@ fn read(backend: &Cpu, span: xelm_train::backend::Span) -> Vec<f32> {
 
 /// Every gradient by name: ≤ 1e-4 of the tensor's largest; the keys' bias, whose true gradient is 0,
 /// ≤ 1e-8.
-fn check_gradients(backend: &Cpu, model: &Model, prefix: &str, expected: &xelm_tests::oracle::Tensors) {
+fn check_gradients(
+    backend: &Cpu,
+    model: &Model,
+    prefix: &str,
+    expected: &xelm_tests::oracle::Tensors,
+) {
     let mut worst = (0.0f32, String::new());
     for tensor in model.params.tensors(&model.config) {
         let got = read(backend, tensor.span.of(Region::Grads));
@@ -87,7 +92,15 @@ fn three_steps_of_adamw_under_both_weight_decays() {
             backend.grad_norm(model.params.all.of(Region::Grads));
             backend.adamw(
                 model.params.all,
-                AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay, t, max_norm: 0.0 },
+                AdamW {
+                    lr: 1e-3,
+                    beta1: 0.9,
+                    beta2: 0.98,
+                    eps: 1e-8,
+                    weight_decay,
+                    t,
+                    max_norm: 0.0,
+                },
             );
             let want = f64::from(expected["losses"][t as usize - 1]);
             assert!((stats.loss - want).abs() < 2e-5, "loss {t}: {} {want}", stats.loss);
@@ -142,10 +155,8 @@ fn gradients_match_finite_differences() {
         let mut weights = reference::Weights::new();
         for tensor in model.params.tensors(&config) {
             // Larger than at initialisation, so that no term is negligible.
-            let values: Vec<f32> = read(backend, tensor.span)
-                .iter()
-                .map(|x| x + 0.3 * rng.next_normal())
-                .collect();
+            let values: Vec<f32> =
+                read(backend, tensor.span).iter().map(|x| x + 0.3 * rng.next_normal()).collect();
             backend.write(tensor.span, &values);
             weights.insert(tensor.name, values.iter().map(|&x| f64::from(x)).collect());
         }
@@ -154,8 +165,9 @@ fn gradients_match_finite_differences() {
         let (inputs, targets) = (draw(), draw());
         let stats = step(backend, &model, &inputs, &targets);
         let positions = position_table(n_ctx, n_embd);
-        let loss =
-            |w: &reference::Weights| reference::loss(&config, w, &positions, &inputs, &targets, n_ctx);
+        let loss = |w: &reference::Weights| {
+            reference::loss(&config, w, &positions, &inputs, &targets, n_ctx)
+        };
         assert!((stats.loss - loss(&weights)).abs() < 1e-5);
         let h = 1e-5;
         for tensor in model.params.tensors(&config) {
@@ -214,7 +226,15 @@ fn one_batch_can_be_learnt_by_heart() {
         backend.grad_norm(model.params.all.of(Region::Grads));
         backend.adamw(
             model.params.all,
-            AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, t, max_norm: 1.0 },
+            AdamW {
+                lr: 3e-3,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.0,
+                t,
+                max_norm: 1.0,
+            },
         );
     }
     println!("loss after 300 steps: {loss:.4}");
@@ -240,7 +260,13 @@ fn threads_do_not_change_a_bit() {
                 model.train(backend, DropoutPlan { p, key: t }, 1.0 / 832.0);
                 backend.grad_norm(model.params.all.of(Region::Grads));
                 let settings = AdamW {
-                    lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t, max_norm: 1.0,
+                    lr: 1e-3,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                    t,
+                    max_norm: 1.0,
                 };
                 backend.adamw(model.params.all, settings);
                 backend.finish_step();
@@ -327,8 +353,15 @@ fn a_step_that_is_not_finite_changes_nothing() {
     let stats = step(backend, &model, &inputs, &inputs);
     assert!(!stats.is_finite());
     backend.grad_norm(model.params.all.of(Region::Grads));
-    let settings =
-        AdamW { lr: 1.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t: 1, max_norm: 1.0 };
+    let settings = AdamW {
+        lr: 1.0,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        t: 1,
+        max_norm: 1.0,
+    };
     backend.adamw(model.params.all, settings);
     let after: Vec<u32> = read(backend, model.params.all).iter().map(|x| x.to_bits()).collect();
     assert_eq!(before, after);

@@ -98,13 +98,22 @@ impl Config {
         if architecture != ARCH_STANDARD && architecture != ARCH_OWN {
             return Err(Error::WrongArchitecture { expected: ARCH_STANDARD });
         }
-        let number = |key: &'static str| -> Result<usize> {
-            Ok(gguf.get(key).ok_or(Error::MissingKey { key })?.u32(key)? as usize)
-        };
         let n_vocab = match gguf.get(keys::TOKENS) {
             Some(tokens) => tokens.array(&[crate::format::ValueType::String], keys::TOKENS)?.len,
             // A model without a vocabulary takes its size from the embedding.
             None => gguf.tensor("token_embd.weight").map_or(0, |t| t.n_rows()),
+        };
+        Config::read_dimensions(gguf, n_vocab)
+    }
+
+    /// Reads everything but the vocabulary's size, from a file of any architecture that carries the
+    /// gpt2 keys (a checkpoint does too).
+    ///
+    /// # Errors
+    /// A missing key, a wrong type, or a value out of range.
+    pub fn read_dimensions(gguf: &Gguf<'_>, n_vocab: usize) -> Result<Self> {
+        let number = |key: &'static str| -> Result<usize> {
+            Ok(gguf.get(key).ok_or(Error::MissingKey { key })?.u32(key)? as usize)
         };
         let activation = match gguf.get(keys::ACTIVATION) {
             Some(name) => Activation::from_name(name.str(keys::ACTIVATION)?)
@@ -126,6 +135,18 @@ impl Config {
                 .f32(keys::LAYER_NORM_EPSILON)?,
         }
         .validate()
+    }
+
+    /// Adds the keys that [`Config::read_dimensions`] reads.
+    #[cfg(feature = "std")]
+    pub fn write(&self, writer: &mut crate::format::Writer) {
+        writer.u32(keys::CONTEXT_LENGTH, self.n_ctx as u32);
+        writer.u32(keys::EMBEDDING_LENGTH, self.n_embd as u32);
+        writer.u32(keys::BLOCK_COUNT, self.n_layer as u32);
+        writer.u32(keys::FEED_FORWARD_LENGTH, self.n_ff as u32);
+        writer.u32(keys::HEAD_COUNT, self.n_head as u32);
+        writer.f32(keys::LAYER_NORM_EPSILON, self.norm_eps);
+        writer.string(keys::ACTIVATION, self.activation.name());
     }
 
     /// Width of one attention head.

@@ -214,7 +214,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// The expert has no tokenizer, or the text is longer than planned.
-    pub fn encode<'s>(&'s mut self, text: &'s [u8]) -> Result<Encoding<'s>> {
+    pub fn encode(&mut self, text: &[u8]) -> Result<Encoding<'_>> {
         self.expert.tokenizer().ok_or(Error::NoTokenizer)?.encode(text, &mut self.text)
     }
 

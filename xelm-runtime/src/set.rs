@@ -234,3 +234,25 @@ impl<'a> Set<'a> {
             .ok_or(Error::NoExpert)
     }
 }
+
+/// Size and SHA-256 (hexadecimal) of a file.
+///
+/// # Errors
+/// It cannot be read.
+#[cfg(feature = "std")]
+pub fn file_identity(path: &std::path::Path) -> std::io::Result<(u64, std::string::String)> {
+    use sha2::{Digest, Sha256};
+    use std::io::Read;
+    let mut file = std::fs::File::open(path)?;
+    let mut sha = Sha256::new();
+    let mut part = std::vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let n = file.read(&mut part)?;
+        if n == 0 {
+            return Ok((size, crate::tokenizer::hex(&sha.finalize())));
+        }
+        sha.update(&part[..n]);
+        size += n as u64;
+    }
+}

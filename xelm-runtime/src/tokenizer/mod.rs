@@ -19,7 +19,7 @@ mod normalize;
 mod viterbi;
 
 #[cfg(feature = "std")]
-pub use build::Vocabulary;
+pub use build::{Vocabulary, hex};
 pub use decode::TextStream;
 pub use normalize::{Normalizer, SPACE};
 pub use viterbi::{Encoding, Scratch};

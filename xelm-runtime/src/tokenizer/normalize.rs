@@ -54,7 +54,7 @@ impl<'a> Normalizer<'a> {
     }
 
     /// The replacement of the first characters of `text` and how many bytes it replaces.
-    fn first(&self, text: &'a [u8]) -> (&'a [u8], usize) {
+    fn first<'t>(&'t self, text: &'t [u8]) -> (&'t [u8], usize) {
         if let Some((len, at)) = self.rules.longest_prefix(text) {
             let rest = self.replacements.get(at as usize..).unwrap_or_default();
             let end = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
@@ -69,7 +69,7 @@ impl<'a> Normalizer<'a> {
     /// Feeds the normalised text to `emit(bytes, source)` in pieces, `source` being the bytes of
     /// `text` consumed so far, and returns the number of bytes after trimming trailing spaces: the
     /// text is that prefix of everything emitted.
-    pub fn for_each(&self, text: &'a [u8], mut emit: impl FnMut(&[u8], usize)) -> usize {
+    pub fn for_each(&self, text: &[u8], mut emit: impl FnMut(&[u8], usize)) -> usize {
         let mut len = 0usize; // emitted so far
         let mut trimmed = 0usize; // emitted up to the last byte that is not a trailing space
         let mut rest = text;
@@ -124,7 +124,7 @@ impl<'a> Normalizer<'a> {
     ///
     /// # Errors
     /// [`Error::TextTooLong`] where `out` is too small.
-    pub fn normalize(&self, text: &'a [u8], out: &mut [u8]) -> Result<usize> {
+    pub fn normalize(&self, text: &[u8], out: &mut [u8]) -> Result<usize> {
         let mut needed = 0usize;
         let len = self.for_each(text, |bytes, _| {
             let end = needed.saturating_add(bytes.len());
@@ -137,14 +137,14 @@ impl<'a> Normalizer<'a> {
     }
 
     /// Bytes that [`Normalizer::normalize`] needs room for.
-    pub fn normalized_len(&self, text: &'a [u8]) -> usize {
+    pub fn normalized_len(&self, text: &[u8]) -> usize {
         let mut needed = 0usize;
         self.for_each(text, |bytes, _| needed = needed.saturating_add(bytes.len()));
         needed
     }
 
     /// How many bytes of `text` its first `normalized` normalised bytes stand for.
-    pub fn source_len(&self, text: &'a [u8], normalized: usize) -> usize {
+    pub fn source_len(&self, text: &[u8], normalized: usize) -> usize {
         let (mut at, mut source_len) = (0usize, 0);
         self.for_each(text, |bytes, source| {
             if at < normalized {

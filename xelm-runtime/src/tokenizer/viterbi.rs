@@ -57,12 +57,12 @@ impl<'m> Scratch<'m> {
     }
 }
 
-impl<'a> Tokenizer<'a> {
+impl Tokenizer<'_> {
     /// Tokenises `text` (any bytes; invalid UTF-8 becomes U+FFFD). The result lives in the scratch.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] with the capacity that the scratch would have needed.
-    pub fn encode<'s>(&self, text: &'a [u8], scratch: &'s mut Scratch<'_>) -> Result<Encoding<'s>> {
+    pub fn encode<'s>(&self, text: &[u8], scratch: &'s mut Scratch<'_>) -> Result<Encoding<'s>> {
         let len = self.normalizer().normalize(text, scratch.text)?;
         let Scratch { text, nodes, ids, ends } = scratch;
         let text = text.get(..len).unwrap_or_default();

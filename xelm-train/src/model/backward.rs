@@ -1,6 +1,8 @@
 //! The backward pass: the forward pass read from bottom to top.
 
-use super::{DropoutPlan, Linear, Model, Norm, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT};
+use super::{
+    DropoutPlan, Linear, Model, Norm, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT,
+};
 use crate::backend::{Backend, Region, Span};
 
 impl Model {

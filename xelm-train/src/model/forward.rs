@@ -15,13 +15,27 @@ impl Model {
         for (l, (p, a)) in p.layers.iter().zip(&acts.layers).enumerate() {
             let drop = |place| dropout.at(l, place);
 
-            backend.layer_norm(a.attn_norm, a.attn_stats, x, p.attn_norm.weight, p.attn_norm.bias, eps);
+            backend.layer_norm(
+                a.attn_norm,
+                a.attn_stats,
+                x,
+                p.attn_norm.weight,
+                p.attn_norm.bias,
+                eps,
+            );
             backend.linear(a.qkv, a.attn_norm, p.attn_qkv.weight, p.attn_qkv.bias);
             backend.attention(a.att, a.lse, a.qkv, shape, drop(PLACE_ATTENTION));
             backend.linear(acts.branch, a.att, p.attn_output.weight, p.attn_output.bias);
             backend.residual(a.mid, x, acts.branch, drop(PLACE_ATTN_OUTPUT));
 
-            backend.layer_norm(a.ffn_norm, a.ffn_stats, a.mid, p.ffn_norm.weight, p.ffn_norm.bias, eps);
+            backend.layer_norm(
+                a.ffn_norm,
+                a.ffn_stats,
+                a.mid,
+                p.ffn_norm.weight,
+                p.ffn_norm.bias,
+                eps,
+            );
             backend.linear(a.up, a.ffn_norm, p.ffn_up.weight, p.ffn_up.bias);
             backend.activation(a.act, a.up, self.config.activation);
             backend.linear(acts.branch, a.act, p.ffn_down.weight, p.ffn_down.bias);

@@ -102,8 +102,13 @@ impl Model {
             .map(|_| [act(c), act(3 * c), act(c), act(c), act(c), act(f), act(f), act(c)])
             .collect();
         let (branch, output_norm) = (act(c), act(c));
-        let grads =
-            Gradients { stream: act(c), branch: act(c), hidden: act(c), ff: act(f), qkv: act(3 * c) };
+        let grads = Gradients {
+            stream: act(c),
+            branch: act(c),
+            hidden: act(c),
+            ff: act(f),
+            qkv: act(3 * c),
+        };
         let mut stat = |width: usize| sizes.take(Region::Statistics, n * width);
         let layers = layers
             .into_iter()

@@ -100,7 +100,11 @@ impl Params {
             for (i, part) in ["q_proj", "k_proj", "v_proj"].iter().enumerate() {
                 let weight = p.attn_qkv.weight.part(i * c * c, c * c);
                 push(name(&format!("self_attn.{part}.weight")), weight, (c, c));
-                push(name(&format!("self_attn.{part}.bias")), p.attn_qkv.bias.part(i * c, c), (1, c));
+                push(
+                    name(&format!("self_attn.{part}.bias")),
+                    p.attn_qkv.bias.part(i * c, c),
+                    (1, c),
+                );
             }
             for (rest, linear, shape) in [
                 ("self_attn.out_proj", p.attn_output, (c, c)),
@@ -141,7 +145,15 @@ pub fn init(backend: &mut impl Backend, params: &Params, config: &Config, seed: 
         };
         let is_norm = tensor.name.ends_with("norm.weight");
         let values: Vec<f32> = (0..tensor.span.len)
-            .map(|_| if is_norm { 1.0 } else if std > 0.0 { std * rng.next_normal() } else { 0.0 })
+            .map(|_| {
+                if is_norm {
+                    1.0
+                } else if std > 0.0 {
+                    std * rng.next_normal()
+                } else {
+                    0.0
+                }
+            })
             .collect();
         backend.write(tensor.span, &values);
     }
@@ -153,7 +165,8 @@ pub fn init(backend: &mut impl Backend, params: &Params, config: &Config, seed: 
 pub fn position_table(n_ctx: usize, n_embd: usize) -> Vec<f32> {
     let half = n_embd / 2;
     let rate = (-(10_000f64.ln() / (half.max(2) - 1) as f64)) as f32;
-    let frequencies: Vec<f32> = (0..half).map(|i| (f64::from(i as f32 * rate)).exp() as f32).collect();
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| (f64::from(i as f32 * rate)).exp() as f32).collect();
     let mut table = Vec::with_capacity(n_ctx * n_embd);
     for position in 0..n_ctx {
         let row = (position + 2) as f32;

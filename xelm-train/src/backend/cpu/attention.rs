@@ -113,7 +113,14 @@ impl Vectorised for Softmax<'_> {
 }
 
 /// The tile's part of the mask over `[B, H, T, T]`.
-fn apply_dropout(p: &mut [f32], dropout: Dropout, head: usize, t: usize, start: usize, n_keys: usize) {
+fn apply_dropout(
+    p: &mut [f32],
+    dropout: Dropout,
+    head: usize,
+    t: usize,
+    start: usize,
+    n_keys: usize,
+) {
     if dropout.p == 0.0 {
         return;
     }
@@ -167,7 +174,13 @@ pub(super) fn backward(
             scores(p, &x, s, start, n);
             let lse = &lse[start..start + n];
             isa.run(Probabilities { p, lse, start, n_keys });
-            gemm(d_p, n_keys, d_out_mat, Mat::strided(x.v, n_keys, hd, x.stride).transposed(), false);
+            gemm(
+                d_p,
+                n_keys,
+                d_out_mat,
+                Mat::strided(x.v, n_keys, hd, x.stride).transposed(),
+                false,
+            );
             if dropout.p > 0.0 {
                 apply_dropout(d_p, dropout, task, t, start, n_keys);
                 // The values' gradient needs the dropped probabilities, the scores' the plain ones.
@@ -180,7 +193,13 @@ pub(super) fn backward(
             let scale = 1.0 / math::sqrt(hd as f32);
             isa.run(ScoreGradients { d_p, p, delta, n_keys, scale });
             let d_s = Mat::rows(d_p, n_keys);
-            gemm(&mut d_q[start * hd..][..n * hd], hd, d_s, Mat::strided(x.k, n_keys, hd, x.stride), false);
+            gemm(
+                &mut d_q[start * hd..][..n * hd],
+                hd,
+                d_s,
+                Mat::strided(x.k, n_keys, hd, x.stride),
+                false,
+            );
             let q = Mat::strided(&x.q[start * x.stride..], n, hd, x.stride);
             gemm(d_k, hd, d_s.transposed(), q, true);
         }

@@ -129,7 +129,13 @@ pub(super) fn gemm_sum(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, scratch: &mut Ve
     parts.par_chunks_mut(len).enumerate().for_each(|(i, part)| {
         let start = (i * inner).min(k);
         let count = inner.min(k - start);
-        gemm(part, n, a.col_range(start, count), b.transposed().col_range(start, count).transposed(), false);
+        gemm(
+            part,
+            n,
+            a.col_range(start, count),
+            b.transposed().col_range(start, count).transposed(),
+            false,
+        );
     });
     for part in parts.chunks_exact(len) {
         for (x, y) in out.iter_mut().zip(part) {

@@ -9,9 +9,7 @@ mod gemm;
 mod head;
 mod norm;
 
-use super::{
-    Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats,
-};
+use super::{Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats};
 use crate::{Error, Result};
 use gemm::{Mat, gemm_rows, gemm_sum};
 use rayon::prelude::*;
@@ -202,12 +200,7 @@ impl Backend for Cpu {
             self.spans([d_x, d_weight, d_bias, d_out, x, weight]);
         let (n_out, n_in) = (d_bias.len(), weight.len() / d_bias.len());
         gemm_rows(d_x, Mat::rows(d_out, n_out), Mat::rows(weight, n_in), |_| {});
-        gemm_sum(
-            d_weight,
-            Mat::rows(d_out, n_out).transposed(),
-            Mat::rows(x, n_in),
-            &mut scratch,
-        );
+        gemm_sum(d_weight, Mat::rows(d_out, n_out).transposed(), Mat::rows(x, n_in), &mut scratch);
         elementwise::column_sums(isa, d_bias, d_out, &mut scratch);
         self.scratch = scratch;
     }
@@ -255,7 +248,8 @@ impl Backend for Cpu {
 
     fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
         let [out, x, branch] = self.spans([out, x, branch]);
-        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(branch.par_chunks(CHUNK));
+        let chunks =
+            out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(branch.par_chunks(CHUNK));
         chunks.enumerate().for_each(|(chunk, ((out, x), branch))| {
             for i in 0..out.len() {
                 out[i] = x[i] + branch[i] * dropout.factor((chunk * CHUNK + i) as u64);
@@ -334,9 +328,9 @@ impl Backend for Cpu {
     }
 
     fn first_non_finite(&self, spans: &[Span]) -> Option<usize> {
-        spans.iter().position(|&span| {
-            !self.floats()[self.range(span)].iter().all(|x| x.is_finite())
-        })
+        spans
+            .iter()
+            .position(|&span| !self.floats()[self.range(span)].iter().all(|x| x.is_finite()))
     }
 }
 

@@ -1,0 +1,113 @@
+//! `xelm inspect`
+
+use crate::{Result, print_line};
+use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use xelm_runtime::format::{Array, Value};
+use xelm_runtime::mmap::{ExpertFile, MappedFile};
+use xelm_runtime::session::{Options, Session};
+use xelm_runtime::set::SET_FILE;
+
+/// Shows what a file holds: metadata, tensors, and for an expert the memory that a session takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A GGUF file (expert, set.gguf, checkpoint, token shard, vocabulary) or the folder of a set.
+    path: PathBuf,
+    /// Also show the memory that a session with this many positions takes (0: all of the model's).
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Elements of an array that are shown.
+const SHOWN: usize = 20;
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let path = if self.path.is_dir() { self.path.join(SET_FILE) } else { self.path.clone() };
+        let file = MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+        let gguf = file.gguf().map_err(|e| format!("{}: {e}", path.display()))?;
+        let metadata: Map<String, Json> =
+            gguf.metadata().map(|(key, value)| (key.to_owned(), show(value))).collect();
+        let tensors: Vec<Json> = gguf
+            .tensors()
+            .map(|t| {
+                json!({"name": t.name, "type": t.dtype.name(), "shape": &t.dims[..t.n_dims], "bytes": t.bytes.len()})
+            })
+            .collect();
+        let plan = self.plan(&path)?;
+        if self.json {
+            return print_line(json!({
+                "file": path, "bytes": file.bytes().len(), "metadata": metadata,
+                "tensors": tensors, "plan": plan,
+            }));
+        }
+        print_line(format_args!("{}\t{} bytes", path.display(), file.bytes().len()))?;
+        for (key, value) in &metadata {
+            print_line(format_args!("{key}\t{value}"))?;
+        }
+        let mut types: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for tensor in gguf.tensors() {
+            let (n, bytes) = types.entry(tensor.dtype.name()).or_default();
+            (*n, *bytes) = (*n + 1, *bytes + tensor.bytes.len());
+        }
+        for (dtype, (n, bytes)) in types {
+            print_line(format_args!("{n} tensors of type {dtype}\t{bytes} bytes"))?;
+        }
+        if let Some(plan) = plan {
+            print_line(format_args!("memory of a session\t{plan}"))?;
+        }
+        Ok(())
+    }
+
+    /// Planned bytes by category.
+    fn plan(&self, path: &Path) -> Result<Option<Json>> {
+        let Some(n_ctx) = self.ctx else { return Ok(None) };
+        let file = ExpertFile::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let expert = file.expert();
+        let options = Options { n_ctx, ..Options::default() };
+        let plan = Session::plan(expert, &options)?;
+        Ok(Some(json!({
+            "weights_mapped": expert.weight_bytes(), "kv": plan.kv, "scratch": plan.scratch,
+            "text": plan.text, "total": plan.total,
+        })))
+    }
+}
+
+fn show(value: Value<'_>) -> Json {
+    match value {
+        Value::U8(v) => json!(v),
+        Value::I8(v) => json!(v),
+        Value::U16(v) => json!(v),
+        Value::I16(v) => json!(v),
+        Value::U32(v) => json!(v),
+        Value::I32(v) => json!(v),
+        Value::F32(v) => json!(v),
+        Value::Bool(v) => json!(v),
+        Value::U64(v) => json!(v),
+        Value::I64(v) => json!(v),
+        Value::F64(v) => json!(v),
+        Value::String(v) => json!(v),
+        Value::Array(array) => show_array(&array),
+    }
+}
+
+/// A short array whole, a long one as its type and length.
+fn show_array(array: &Array<'_>) -> Json {
+    use xelm_runtime::format::ValueType as T;
+    if array.len > SHOWN {
+        return json!(format!("[{} × {:?}]", array.len, array.of));
+    }
+    let numbers = 0..array.len;
+    match array.of {
+        T::String => array.strings().collect(),
+        T::U32 => numbers.map(|i| array.bits32(i)).collect(),
+        T::I32 => numbers.map(|i| array.bits32(i) as i32).collect(),
+        T::F32 => numbers.map(|i| f32::from_bits(array.bits32(i))).collect(),
+        T::U64 => numbers.map(|i| array.bits64(i)).collect(),
+        _ => json!(format!("[{} × {:?}]", array.len, array.of)),
+    }
+}

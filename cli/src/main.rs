@@ -1,0 +1,5 @@
+//! The binary `xelm`.
+
+fn main() -> std::process::ExitCode {
+    xelm_cli::main()
+}

@@ -1,0 +1,139 @@
+//! `xelm pretrain`
+
+use crate::progress::Progress;
+use crate::{Result, print_line};
+use serde_json::json;
+use std::path::PathBuf;
+use xelm_train::backend::Cpu;
+use xelm_train::job::JobResult;
+use xelm_train::run::Run;
+use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
+
+/// Trains a seed model on all languages of a run, from nothing.
+///
+/// Started again after an interruption, it goes on from its last checkpoint and ends with the same
+/// weights, bit for bit. The learning rate stays at its peak after the warm-up: the experts that branch
+/// from the seed lower it to 0.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run directory, begun by `xelm tokenizer train`.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Sequences per update.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    batch: usize,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+/// Dimensions of a model.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Layers.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub(crate) n_layer: usize,
+    /// Width; a multiple of 32 for quantised files.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub(crate) n_embd: usize,
+    /// Attention heads.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub(crate) n_head: usize,
+    /// Width of the feed-forward layer; the default is four times the model's.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_ff: Option<usize>,
+    /// Tokens in a sequence, and positions of the model.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) n_ctx: usize,
+}
+
+impl ModelArgs {
+    pub(crate) fn settings(&self) -> ModelSettings {
+        let ModelArgs { n_layer, n_embd, n_head, n_ff, n_ctx } = *self;
+        ModelSettings { n_layer, n_embd, n_head, n_ff: n_ff.unwrap_or(4 * n_embd), n_ctx }
+    }
+}
+
+/// What every training command takes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct TrainArgs {
+    /// Updates.
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: u64,
+    /// `small`: for models of 1 to 50 million parameters trained from nothing. `paper`: the settings of
+    /// the X-ELM paper, for branching from a large pretrained model.
+    #[arg(long, value_enum, default_value = "small")]
+    pub(crate) preset: PresetArg,
+    /// Peak learning rate, instead of the preset's.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) lr: Option<f32>,
+    /// Steps of warm-up, instead of the preset's.
+    #[arg(long, value_name = "N")]
+    pub(crate) warmup: Option<u64>,
+    /// Dropout, instead of the preset's.
+    #[arg(long, value_name = "P")]
+    pub(crate) dropout: Option<f32>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1234, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Steps between checkpoints.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) save_every: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Presets as flags.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum PresetArg {
+    Small,
+    Paper,
+}
+
+impl TrainArgs {
+    pub(crate) fn settings(&self, batch: usize, n_ctx: usize) -> TrainSettings {
+        let preset = match self.preset {
+            PresetArg::Small => Preset::Small,
+            PresetArg::Paper => Preset::Paper,
+        };
+        let base = TrainSettings::preset(preset, self.steps, batch, n_ctx);
+        TrainSettings {
+            lr: self.lr.unwrap_or(base.lr),
+            warmup: self.warmup.unwrap_or(base.warmup),
+            dropout: self.dropout.unwrap_or(base.dropout),
+            seed: self.seed,
+            ..base
+        }
+    }
+
+    pub(crate) fn print(&self, name: &str, result: &JobResult) -> Result<()> {
+        let JobResult { steps, new_steps, loss } = *result;
+        if self.json {
+            print_line(json!({
+                "name": name, "steps": steps, "new_steps": new_steps, "loss": loss
+            }))
+        } else {
+            match loss {
+                Some(loss) => print_line(format_args!("{name}: {steps} steps, last loss {loss:.4}")),
+                None => print_line(format_args!("{name}: {steps} steps, done before")),
+            }
+        }
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let model = self.model.settings();
+        let settings = TrainSettings {
+            schedule: Schedule::Constant,
+            ..self.train.settings(self.batch, model.n_ctx)
+        };
+        let mut run = Run::open(&self.run)?;
+        let backend = &mut Cpu::new();
+        let result =
+            run.pretrain(model, settings, self.train.save_every, backend, &mut Progress::new())?;
+        self.train.print("seed", &result)
+    }
+}

@@ -1,0 +1,305 @@
+//! One training job: a folder with `job.json`, `log.jsonl` and `checkpoint.gguf`, from the first step to
+//! the last, however often it is interrupted on the way.
+
+use crate::backend::{Backend, Region, StepStats};
+use crate::checkpoint::{self, Checkpoint, CheckpointInfo};
+use crate::model::{DropoutPlan, Model, init};
+use crate::report::{Report, StepReport};
+use crate::settings::TrainSettings;
+use crate::stream::Stream;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use xelm_runtime::config::Config;
+use xelm_runtime::format::AtomicFile;
+use xelm_runtime::rng::philox;
+
+/// What a job trains, as `job.json` and its checkpoints record it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Name of the model: `seed`, `dense`, or an expert's id.
+    pub name: String,
+    /// Languages it is trained on.
+    pub languages: Vec<String>,
+    /// The job it branched from; empty for one that starts from nothing.
+    pub parent: String,
+    /// How.
+    pub settings: TrainSettings,
+}
+
+/// A job and where it lives.
+#[derive(Debug)]
+pub struct Job {
+    /// What is trained.
+    pub spec: JobSpec,
+    /// The job's folder.
+    pub folder: PathBuf,
+    /// Dimensions of the model.
+    pub config: Config,
+    /// Checkpoint of the parent, where there is one.
+    pub parent: Option<PathBuf>,
+    /// Identity of the vocabulary, hexadecimal.
+    pub vocabulary: String,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JobResult {
+    /// Updates in all.
+    pub steps: u64,
+    /// Steps that were done in this call.
+    pub new_steps: u64,
+    /// Loss of the last step, where one was done.
+    pub loss: Option<f64>,
+}
+
+/// Name of the checkpoint in a job's folder.
+pub const CHECKPOINT: &str = "checkpoint.gguf";
+const LOG: &str = "log.jsonl";
+const SPEC: &str = "job.json";
+const LOCK: &str = "lock";
+
+/// One line of `log.jsonl`.
+#[derive(Serialize, Deserialize)]
+struct LogLine {
+    step: u64,
+    loss: f64,
+    lr: f32,
+    grad_norm: f64,
+}
+
+impl Job {
+    /// Runs the job to its end: starts it, resumes it, or finds it done.
+    ///
+    /// # Errors
+    /// Unreadable or unwritable files; settings that differ from those the job was begun with; another
+    /// process at work on it; a number that is not finite.
+    pub fn run(
+        &self,
+        stream: &mut Stream<'_>,
+        backend: &mut impl Backend,
+        report: &mut dyn Report,
+    ) -> Result<JobResult> {
+        let settings = &self.spec.settings;
+        settings.validate(&self.config)?;
+        fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
+        let _lock = self.lock()?;
+        let path = self.folder.join(CHECKPOINT);
+        remove_unfinished(&self.folder);
+
+        let saved = if path.exists() { Some(self.open_checkpoint(&path)?) } else { None };
+        if let Some(done) = saved.as_ref().filter(|c| c.info.step == settings.steps) {
+            let steps = done.info.step;
+            return Ok(JobResult { steps, new_steps: 0, loss: None });
+        }
+        let model = Model::place(backend, self.config, settings.micro_batch, settings.n_ctx)?;
+        let (start, mut tokens, mut adam_steps) = match &saved {
+            Some(checkpoint) => {
+                checkpoint.load(&model, backend, true);
+                (checkpoint.info.step, checkpoint.info.tokens, checkpoint.info.adam_steps)
+            }
+            None => {
+                write_json(&self.folder.join(SPEC), &self.spec)?;
+                let (tokens, adam_steps) = self.first_values(&model, backend)?;
+                (0, tokens, adam_steps)
+            }
+        };
+        drop(saved);
+
+        let mut log = self.open_log(start)?;
+        report.begin(&self.spec.name, start, settings.steps);
+        let clock = Instant::now();
+        let tokens_per_step = (settings.batch * settings.n_ctx) as u64;
+        let mut loss = None;
+        for step in start..settings.steps {
+            let lr = settings.lr_at(step);
+            adam_steps += 1;
+            let stats = self.step(step, lr, adam_steps, &model, stream, backend);
+            if !stats.is_finite() {
+                return Err(Error::NotFinite { step, tensor: locate(&model, backend) });
+            }
+            tokens += tokens_per_step;
+            loss = Some(stats.loss);
+            let line = LogLine { step, loss: stats.loss, lr, grad_norm: stats.grad_norm };
+            append_json(&mut log, &self.folder.join(LOG), &line)?;
+            if (step + 1) % self.save_every == 0 || step + 1 == settings.steps {
+                let info = self.info(step + 1, tokens, adam_steps)?;
+                checkpoint::save(&path, &info, &model, backend)?;
+            }
+            let done = (step + 1 - start) * tokens_per_step;
+            let tokens_per_s = done as f64 / clock.elapsed().as_secs_f64();
+            report.step(&StepReport { step: step + 1, loss: stats.loss, lr, tokens_per_s });
+        }
+        report.end();
+        Ok(JobResult { steps: settings.steps, new_steps: settings.steps - start, loss })
+    }
+
+    /// One update: the micro-batches' gradients, their norm, AdamW.
+    fn step(
+        &self,
+        step: u64,
+        lr: f32,
+        t: u64,
+        model: &Model,
+        stream: &mut Stream<'_>,
+        backend: &mut impl Backend,
+    ) -> StepStats {
+        let settings = &self.spec.settings;
+        let grads = model.params.all.of(Region::Grads);
+        let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        backend.zero(grads);
+        for micro in 0..settings.batch / settings.micro_batch {
+            inputs.clear();
+            targets.clear();
+            for i in 0..settings.micro_batch {
+                let sequence =
+                    step * settings.batch as u64 + (micro * settings.micro_batch + i) as u64;
+                stream.read(sequence, &mut inputs, &mut targets);
+            }
+            let words = philox(step, micro as u64, [settings.seed as u32, 0x6472_6f70]);
+            let key = u64::from(words[0]) << 32 | u64::from(words[1]);
+            backend.load_batch(&inputs, &targets);
+            model.train(backend, DropoutPlan { p: settings.dropout, key }, scale);
+        }
+        backend.grad_norm(grads);
+        backend.adamw(model.params.all, settings.adamw(lr, t));
+        backend.finish_step()
+    }
+
+    /// Fills a new model: from the parent's checkpoint, or at random. Returns the tokens trained on and
+    /// Adam's updates so far.
+    fn first_values(&self, model: &Model, backend: &mut impl Backend) -> Result<(u64, u64)> {
+        let settings = &self.spec.settings;
+        let Some(parent) = &self.parent else {
+            init(backend, &model.params, &self.config, settings.seed);
+            return Ok((0, 0));
+        };
+        let parent = Checkpoint::open(parent)?;
+        self.check_family(&parent.info)?;
+        parent.load(model, backend, settings.carry_adam);
+        let adam_steps = if settings.carry_adam { parent.info.adam_steps } else { 0 };
+        Ok((parent.info.tokens, adam_steps))
+    }
+
+    fn check_family(&self, parent: &CheckpointInfo) -> Result<()> {
+        if parent.config != self.config || parent.vocabulary != self.vocabulary {
+            return Err(Error::usage(format!(
+                "{}: the parent has other dimensions or another vocabulary",
+                self.spec.name
+            )));
+        }
+        Ok(())
+    }
+
+    fn info(&self, step: u64, tokens: u64, adam_steps: u64) -> Result<CheckpointInfo> {
+        Ok(CheckpointInfo {
+            config: self.config,
+            step,
+            tokens,
+            adam_steps,
+            parent: self.spec.parent.clone(),
+            job: to_json(&self.spec)?,
+            vocabulary: self.vocabulary.clone(),
+        })
+    }
+
+    /// Opens the job's own checkpoint and checks that it belongs to this job.
+    fn open_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        let checkpoint = Checkpoint::open(path)?;
+        self.check_family(&checkpoint.info)?;
+        let begun: JobSpec = serde_json::from_str(&checkpoint.info.job).map_err(|e| {
+            Error::usage(format!("{}: its job description cannot be read: {e}", path.display()))
+        })?;
+        // The micro-batch only says how a batch is computed; everything else decides the result.
+        let comparable = |spec: &JobSpec| {
+            let settings = TrainSettings { micro_batch: 0, ..spec.settings.clone() };
+            JobSpec { settings, ..spec.clone() }
+        };
+        if comparable(&begun) != comparable(&self.spec) {
+            return Err(Error::usage(format!(
+                "{} was begun with other settings: repeat them to resume, or remove the folder to \
+                 start again",
+                self.folder.display()
+            )));
+        }
+        Ok(checkpoint)
+    }
+
+    fn lock(&self) -> Result<File> {
+        let path = self.folder.join(LOCK);
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::usage(format!("another process is training {}", self.folder.display())))
+            }
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
+    }
+
+    /// Opens the log for appending, without the steps that will be done again.
+    fn open_log(&self, start: u64) -> Result<File> {
+        let path = self.folder.join(LOG);
+        let mut kept = String::new();
+        if let Ok(file) = File::open(&path) {
+            for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
+                match serde_json::from_str::<LogLine>(&line) {
+                    Ok(entry) if entry.step < start => {
+                        kept.push_str(&line);
+                        kept.push('\n');
+                    }
+                    _ => break,
+                }
+            }
+        }
+        AtomicFile::write(&path, kept.as_bytes()).map_err(Error::io("write", &path))?;
+        OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))
+    }
+}
+
+/// The name of a tensor whose values or gradients are not finite.
+fn locate(model: &Model, backend: &impl Backend) -> String {
+    let tensors = model.params.tensors(&model.config);
+    for (what, region) in [("", Region::Params), ("the gradient of ", Region::Grads)] {
+        let spans: Vec<_> = tensors.iter().map(|t| t.span.of(region)).collect();
+        if let Some(i) = backend.first_non_finite(&spans) {
+            return format!("{what}{}", tensors[i].name);
+        }
+    }
+    "the loss".to_owned()
+}
+
+/// Removes what killed processes left half-written; the folder is locked.
+fn remove_unfinished(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().contains(".tmp-") {
+            // What cannot be removed only takes space.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::usage(format!("cannot write JSON: {e}")))
+}
+
+/// Writes a value as readable JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::usage(format!("cannot write {}: {e}", path.display())))?;
+    text.push('\n');
+    AtomicFile::write(path, text.as_bytes()).map_err(Error::io("write", path))
+}
+
+fn append_json(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut line = to_json(value)?;
+    line.push('\n');
+    file.write_all(line.as_bytes()).map_err(Error::io("write", path))
+}

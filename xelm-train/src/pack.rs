@@ -1,0 +1,214 @@
+//! Packing: checkpoints become expert files, and these a set (DESIGN §4.1, §4.2).
+
+use crate::checkpoint::{Checkpoint, CheckpointInfo};
+use crate::job::{CHECKPOINT, JobSpec};
+use crate::model::position_table;
+use crate::run::{DENSE, RANDOM, Run, SEED, SET, TOKENIZER};
+use crate::typology::Distances;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use xelm_runtime::config::{
+    ARCH_OWN, ARCH_STANDARD, Activation, Config, Role, TensorId, inventory,
+};
+use xelm_runtime::format::{AtomicFile, Gguf, Writer, keys};
+use xelm_runtime::math;
+use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::quant::DType;
+use xelm_runtime::set::{ARCH_SET, SET_FILE, file_identity, keys as set_keys};
+use xelm_runtime::tokenizer::{Tokenizer, hex};
+
+/// llama.cpp's number for a file of F32 matrices.
+const FILE_TYPE_F32: u32 = 0;
+
+/// What `pack` wrote.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The set's folder.
+    pub folder: PathBuf,
+    /// Every file with its size in bytes.
+    pub files: Vec<(PathBuf, u64)>,
+}
+
+/// One expert of a set being written.
+#[derive(Clone, Debug)]
+struct SetEntry {
+    id: String,
+    file: String,
+    size: u64,
+    sha256: String,
+    parent: String,
+    languages: Vec<String>,
+}
+
+/// Packs a run's experts into its `set` folder, and the seed and those baselines that are trained into
+/// `models`.
+///
+/// # Errors
+/// An expert is not trained to its end, or a file cannot be written.
+pub fn pack(run: &Run) -> Result<Packed> {
+    let vocabulary = run.path(TOKENIZER);
+    let tokenizer = MappedFile::open(&vocabulary).map_err(Error::io("open", &vocabulary))?;
+    let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
+    let folder = run.path(SET);
+    let mut files = Vec::new();
+    let mut entries = Vec::new();
+    for cluster in run.clusters()? {
+        let file = format!("{}.gguf", cluster.id);
+        let path = folder.join(&file);
+        let checkpoint = finished(run, &cluster.id)?;
+        export(&checkpoint, &tokenizer, &path)?;
+        let (size, sha256) = file_identity(&path).map_err(Error::io("read", &path))?;
+        files.push((path, size));
+        entries.push(SetEntry {
+            id: cluster.id,
+            file,
+            size,
+            sha256,
+            parent: checkpoint.info.parent,
+            languages: cluster.languages,
+        });
+    }
+    write_set(&folder.join(SET_FILE), &entries, &tokenizer)?;
+    files.push((folder.join(SET_FILE), size_of(&folder.join(SET_FILE))?));
+    for name in [SEED, DENSE, RANDOM] {
+        if run.job_folder(name).join(CHECKPOINT).exists() {
+            let path = run.path("models").join(format!("{name}.gguf"));
+            export(&finished(run, name)?, &tokenizer, &path)?;
+            let size = size_of(&path)?;
+            files.push((path, size));
+        }
+    }
+    Ok(Packed { folder, files })
+}
+
+/// The checkpoint of a job, if the job is done.
+fn finished(run: &Run, name: &str) -> Result<Checkpoint> {
+    let path = run.job_folder(name).join(CHECKPOINT);
+    let unfinished = |how: String| {
+        Error::usage(format!("{name} {how}: `xelm train` with the same settings finishes it"))
+    };
+    if !path.exists() {
+        return Err(unfinished("is not trained yet".into()));
+    }
+    let checkpoint = Checkpoint::open(&path)?;
+    let spec = job_spec(&checkpoint.info, &path)?;
+    if checkpoint.info.step < spec.settings.steps {
+        let (step, steps) = (checkpoint.info.step, spec.settings.steps);
+        return Err(unfinished(format!("is trained for {step} of {steps} steps only")));
+    }
+    Ok(checkpoint)
+}
+
+fn job_spec(info: &CheckpointInfo, path: &Path) -> Result<JobSpec> {
+    serde_json::from_str(&info.job).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
+}
+
+/// Writes a checkpoint as an F32 expert file with the tokenizer of `tokenizer`.
+///
+/// # Errors
+/// The vocabularies differ, or the file cannot be written.
+pub fn export(checkpoint: &Checkpoint, tokenizer: &Gguf<'_>, path: &Path) -> Result<()> {
+    let info = &checkpoint.info;
+    let spec = job_spec(info, path)?;
+    let config = &info.config;
+    let wrong = Error::file(path);
+    let hash = Tokenizer::open(tokenizer).map_err(&wrong)?.hash();
+    if hex(&hash) != info.vocabulary {
+        return Err(Error::usage(format!("{}: trained with another vocabulary", spec.name)));
+    }
+    // llama.cpp's gpt2 computes GELU only; what it cannot compute it must refuse.
+    let standard = config.activation != Activation::Relu;
+    let mut writer = Writer::new(if standard { ARCH_STANDARD } else { ARCH_OWN });
+    writer.string(keys::NAME, &spec.name);
+    writer.u32(keys::FILE_TYPE, FILE_TYPE_F32);
+    writer.u32(keys::QUANTIZATION_VERSION, 2);
+    config.write(&mut writer);
+    writer.u32(keys::FORMAT_VERSION, 1);
+    writer.string(keys::EXPERT_ID, &spec.name);
+    writer.strings(keys::EXPERT_LANGUAGES, &spec.languages);
+    writer.string(keys::EXPERT_PARENT, &info.parent);
+    writer.u32(keys::EXPERT_ROUND, u32::from(!info.parent.is_empty()));
+    writer.u64(keys::EXPERT_TRAINED_TOKENS, info.tokens);
+    Tokenizer::copy_keys(tokenizer, &mut writer);
+    for tensor in inventory(config) {
+        let (rows, cols) = tensor.shape(config);
+        let dims: &[usize] = if tensor.is_matrix() { &[cols, rows] } else { &[cols] };
+        writer.tensor(&tensor.to_string(), DType::F32, dims).map_err(&wrong)?;
+    }
+    let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
+    let mut body = writer.begin(file).map_err(&wrong)?;
+    for tensor in inventory(config) {
+        let parts = folded(checkpoint, config, tensor);
+        let bytes = parts.iter().map(|part| bytemuck::cast_slice::<f32, u8>(part));
+        body.tensor(bytes).map_err(&wrong)?;
+    }
+    body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
+}
+
+/// The numbers of an expert file's tensor out of a checkpoint's: Q, K and V fused, and the input scale
+/// s = √C folded into the embedding and out of the last norm.
+fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec<f32>> {
+    let get = |name: &str| checkpoint.floats(name).unwrap_or_default().to_vec();
+    let of_layer = |rest: &str| get(&format!("model.layers.{}.{rest}", tensor.layer.unwrap_or(0)));
+    let qkv = |kind: &str| {
+        ["q_proj", "k_proj", "v_proj"].map(|p| of_layer(&format!("self_attn.{p}.{kind}"))).to_vec()
+    };
+    let s = math::sqrt(config.n_embd as f32);
+    let scaled =
+        |values: Vec<f32>, f: &dyn Fn(f32) -> f32| vec![values.into_iter().map(f).collect()];
+    match tensor.role {
+        Role::TokenEmbd => scaled(get("model.embed_tokens.weight"), &|x| x * s),
+        Role::PositionEmbd => vec![position_table(config.n_ctx, config.n_embd)],
+        Role::AttnNormWeight => vec![of_layer("self_attn_layer_norm.weight")],
+        Role::AttnNormBias => vec![of_layer("self_attn_layer_norm.bias")],
+        Role::AttnQkvWeight => qkv("weight"),
+        Role::AttnQkvBias => qkv("bias"),
+        Role::AttnOutputWeight => vec![of_layer("self_attn.out_proj.weight")],
+        Role::AttnOutputBias => vec![of_layer("self_attn.out_proj.bias")],
+        Role::FfnNormWeight => vec![of_layer("final_layer_norm.weight")],
+        Role::FfnNormBias => vec![of_layer("final_layer_norm.bias")],
+        Role::FfnUpWeight => vec![of_layer("fc1.weight")],
+        Role::FfnUpBias => vec![of_layer("fc1.bias")],
+        Role::FfnDownWeight => vec![of_layer("fc2.weight")],
+        Role::FfnDownBias => vec![of_layer("fc2.bias")],
+        Role::OutputNormWeight => scaled(get("model.layer_norm.weight"), &|x| x / s),
+        Role::OutputNormBias => scaled(get("model.layer_norm.bias"), &|x| x / s),
+    }
+}
+
+fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<()> {
+    let column = |f: fn(&SetEntry) -> &String| entries.iter().map(f).collect::<Vec<_>>();
+    let mut writer = Writer::new(ARCH_SET);
+    writer.u32(keys::FORMAT_VERSION, 1);
+    writer.strings(set_keys::IDS, &column(|e| &e.id));
+    writer.strings(set_keys::FILES, &column(|e| &e.file));
+    writer.u64s(set_keys::SIZES, &entries.iter().map(|e| e.size).collect::<Vec<_>>());
+    writer.strings(set_keys::SHA256, &column(|e| &e.sha256));
+    writer.strings(set_keys::PARENTS, &column(|e| &e.parent));
+    let languages: Vec<(u32, &String)> = (0u32..)
+        .zip(entries)
+        .flat_map(|(i, entry)| entry.languages.iter().map(move |language| (i, language)))
+        .collect();
+    writer.u32s(set_keys::LANGUAGE_EXPERT, &languages.iter().map(|l| l.0).collect::<Vec<_>>());
+    writer.strings(set_keys::LANGUAGE_TAG, &languages.iter().map(|l| l.1).collect::<Vec<_>>());
+    let distances = Distances::shipped();
+    let order: Vec<u32> =
+        (0..distances.tags.len()).flat_map(|i| distances.nearest(i)).map(|i| i as u32).collect();
+    writer.strings(set_keys::FALLBACK_TAGS, &distances.tags);
+    writer.u32s(set_keys::FALLBACK_ORDER, &order);
+    let hash = Tokenizer::open(tokenizer).map_err(Error::file(path))?.hash();
+    writer.string(set_keys::TOKENIZER_HASH, &hex(&hash));
+    write_header(writer, path)
+}
+
+/// Writes a file that is metadata alone.
+fn write_header(writer: Writer, path: &Path) -> Result<()> {
+    let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
+    let body = writer.begin(file).map_err(Error::file(path))?;
+    let file = body.finish().map_err(Error::file(path))?;
+    file.commit().map_err(Error::io("write", path))
+}
+
+fn size_of(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(Error::io("read", path))?.len())
+}

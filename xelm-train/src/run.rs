@@ -1,0 +1,438 @@
+//! A run directory: everything that one set of experts was made from, and its stages.
+//!
+//! ```text
+//! run.json          corpus, languages, model dimensions
+//! README.md         what is what, in words
+//! tokenizer.gguf    the vocabulary
+//! tokens/           <lang>.<split>.gguf token shards
+//! clusters.json     which languages share an expert
+//! seed/ dense/ random/ experts/<id>/   one folder per training job
+//! models/           seed, dense and random-split model as expert files
+//! set/ set-q8_0/ …  the experts, packed and quantised
+//! eval.json         the last evaluation
+//! ```
+
+use crate::backend::Backend;
+use crate::checkpoint::Checkpoint;
+use crate::corpus::{BadInput, Corpus, Skipped, Split};
+use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, write_json};
+use crate::model::Model;
+use crate::report::Report;
+use crate::settings::{ModelSettings, TrainSettings};
+use crate::stream::Stream;
+use crate::tokens::{TokenShard, check_vocabulary, shard_path, tokenize};
+use crate::typology::{Cluster, Distances, cluster};
+use crate::vocab::{self, VocabSettings};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use xelm_runtime::config::Config;
+use xelm_runtime::format::AtomicFile;
+use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::rng::philox;
+use xelm_runtime::tokenizer::{Tokenizer, hex};
+
+const MANIFEST: &str = "run.json";
+const CLUSTERS: &str = "clusters.json";
+/// The vocabulary's file.
+pub const TOKENIZER: &str = "tokenizer.gguf";
+/// The folder of the packed f32 set.
+pub const SET: &str = "set";
+
+/// What `run.json` records.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    /// The corpus folder; relative to the run directory where it lies inside.
+    corpus: PathBuf,
+    languages: Vec<String>,
+    skip_bad_input: bool,
+    model: Option<ModelSettings>,
+}
+
+/// An open run directory.
+#[derive(Debug)]
+pub struct Run {
+    root: PathBuf,
+    manifest: Manifest,
+}
+
+/// The models that branch from the seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Branch {
+    /// The expert with this id, on its cluster's languages.
+    Expert(String),
+    /// The baseline: one model on all languages, with as many tokens as all experts together.
+    Dense,
+    /// The control: one expert on a random part of the documents of all languages.
+    Random,
+}
+
+/// The baselines' names.
+pub const DENSE: &str = "dense";
+/// See [`DENSE`].
+pub const RANDOM: &str = "random";
+/// The seed model's name.
+pub const SEED: &str = "seed";
+
+impl Run {
+    /// Creates a run directory, or opens one that was created with the same corpus and languages.
+    ///
+    /// # Errors
+    /// The corpus cannot be used, or the directory holds another run.
+    pub fn create(
+        root: &Path,
+        corpus: &Path,
+        languages: &[String],
+        bad_input: BadInput,
+    ) -> Result<Run> {
+        let found = Corpus::find(corpus)?;
+        let languages = if languages.is_empty() {
+            found.languages.keys().cloned().collect()
+        } else {
+            found.only(languages)?;
+            languages.to_vec()
+        };
+        fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        let absolute = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
+        let (root_path, corpus) = (absolute(root)?, absolute(corpus)?);
+        let corpus = corpus.strip_prefix(&root_path).map(Path::to_owned).unwrap_or(corpus);
+        let manifest = Manifest {
+            format: 1,
+            corpus,
+            languages,
+            skip_bad_input: bad_input == BadInput::Skip,
+            model: None,
+        };
+        if root.join(MANIFEST).exists() {
+            let run = Run::open(root)?;
+            let same = run.manifest.corpus == manifest.corpus
+                && run.manifest.languages == manifest.languages;
+            return if same {
+                Ok(run)
+            } else {
+                Err(Error::usage(format!(
+                    "{} holds a run with another corpus or other languages: choose another folder",
+                    root.display()
+                )))
+            };
+        }
+        let run = Run { root: root.to_owned(), manifest };
+        write_json(&run.path(MANIFEST), &run.manifest)?;
+        let readme = run.path("README.md");
+        AtomicFile::write(&readme, README.as_bytes()).map_err(Error::io("write", &readme))?;
+        Ok(run)
+    }
+
+    /// Opens a run directory.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn open(root: &Path) -> Result<Run> {
+        let path = root.join(MANIFEST);
+        let text = fs::read_to_string(&path).map_err(|_| {
+            Error::usage(format!(
+                "{} is not a run directory (it has no {MANIFEST}); `xelm tokenizer train --corpus DIR \
+                 --run DIR` begins one",
+                root.display()
+            ))
+        })?;
+        let manifest = serde_json::from_str(&text)
+            .map_err(|e| Error::usage(format!("{}: {e}", path.display())))?;
+        Ok(Run { root: root.to_owned(), manifest })
+    }
+
+    /// A path inside the run directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The run's languages.
+    pub fn languages(&self) -> &[String] {
+        &self.manifest.languages
+    }
+
+    /// What to do with bad lines of the corpus.
+    pub fn bad_input(&self) -> BadInput {
+        if self.manifest.skip_bad_input { BadInput::Skip } else { BadInput::Stop }
+    }
+
+    /// The corpus files of the run's languages.
+    ///
+    /// # Errors
+    /// The corpus is not where it was.
+    pub fn corpus(&self) -> Result<Corpus> {
+        Corpus::find(&self.root.join(&self.manifest.corpus))?.only(&self.manifest.languages)
+    }
+
+    /// Learns the run's vocabulary, unless it has one.
+    ///
+    /// # Errors
+    /// As [`vocab::train`].
+    pub fn train_vocabulary(&self, settings: &VocabSettings) -> Result<Vec<Skipped>> {
+        let path = self.path(TOKENIZER);
+        if path.exists() {
+            return Ok(Vec::new());
+        }
+        let (vocabulary, skipped) = vocab::train(&self.corpus()?, settings)?;
+        vocab::save(&vocabulary, &path)?;
+        Ok(skipped)
+    }
+
+    /// Makes the token shards that are missing or out of date. Where the corpus is not at hand (a job
+    /// on another machine), the shards that are there are used as they are.
+    ///
+    /// # Errors
+    /// As [`tokenize`].
+    pub fn tokenize(&self, report: &mut dyn Report) -> Result<()> {
+        let folder = self.path("tokens");
+        let is_there = |language: &String| shard_path(&folder, language, Split::Train).exists();
+        let corpus = match self.corpus() {
+            Err(_) if self.languages().iter().all(is_there) => return Ok(()),
+            corpus => corpus?,
+        };
+        let vocabulary = self.path(TOKENIZER);
+        for done in tokenize(&corpus, &vocabulary, &folder, self.bad_input())? {
+            report_skipped(&done.skipped, report);
+        }
+        Ok(())
+    }
+
+    /// Trains the seed model on all languages.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn pretrain(
+        &mut self,
+        model: ModelSettings,
+        mut settings: TrainSettings,
+        save_every: u64,
+        backend: &mut impl Backend,
+        report: &mut dyn Report,
+    ) -> Result<JobResult> {
+        self.tokenize(report)?;
+        let (n_vocab, vocabulary, eos) = self.vocabulary()?;
+        let config = model.config(n_vocab)?;
+        settings.micro_batch = micro_batch(&config, settings.batch, settings.n_ctx);
+        if self.manifest.model.is_some_and(|m| m != model) {
+            return Err(Error::usage(format!(
+                "{} was begun with a model of other dimensions",
+                self.root.display()
+            )));
+        }
+        self.manifest.model = Some(model);
+        write_json(&self.path(MANIFEST), &self.manifest)?;
+        let shards = self.shards(self.languages(), &vocabulary)?;
+        let mut stream = Stream::new(&shards, |_, _| true, eos, settings.seed, settings.n_ctx)?;
+        let spec = JobSpec {
+            name: SEED.to_owned(),
+            languages: self.languages().to_vec(),
+            parent: String::new(),
+            settings,
+        };
+        let folder = self.job_folder(SEED);
+        let job = Job { spec, folder, config, parent: None, vocabulary, save_every };
+        job.run(&mut stream, backend, report)
+    }
+
+    /// Groups the languages into `k` clusters by typology.
+    ///
+    /// # Errors
+    /// As [`cluster`]; the run has other clusters already.
+    pub fn cluster_typology(&self, k: usize, report: &mut dyn Report) -> Result<Vec<Cluster>> {
+        let (clusters, carried) = cluster(&Distances::shipped(), self.languages(), k)?;
+        for id in carried {
+            report.note(&format!("{id} found no partner and was carried up as it is"));
+        }
+        let path = self.path(CLUSTERS);
+        if path.exists() && self.clusters()? != clusters {
+            return Err(Error::usage(format!(
+                "{} holds other clusters, and experts may have been trained on them: remove it first",
+                path.display()
+            )));
+        }
+        write_json(&path, &clusters)?;
+        Ok(clusters)
+    }
+
+    /// The run's clusters.
+    ///
+    /// # Errors
+    /// There are none yet.
+    pub fn clusters(&self) -> Result<Vec<Cluster>> {
+        let path = self.path(CLUSTERS);
+        let text = fs::read_to_string(&path).map_err(|_| {
+            Error::usage(format!(
+                "the run has no clusters yet: `xelm cluster typology --run {} --k N` makes them",
+                self.root.display()
+            ))
+        })?;
+        serde_json::from_str(&text).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
+    }
+
+    /// Branches a model from the seed and trains it. `settings.batch` is the batch of the dense model;
+    /// an expert's is that divided by the number of experts (PAPER §3).
+    ///
+    /// # Errors
+    /// As [`Job::run`]; the seed is not trained yet, or the expert unknown.
+    pub fn train(
+        &self,
+        branch: &Branch,
+        mut settings: TrainSettings,
+        save_every: u64,
+        backend: &mut impl Backend,
+        report: &mut dyn Report,
+    ) -> Result<JobResult> {
+        self.tokenize(report)?;
+        let clusters = self.clusters()?;
+        let k = clusters.len();
+        let (config, vocabulary, eos) = self.seed_model()?;
+        if *branch != Branch::Dense {
+            if !settings.batch.is_multiple_of(k) {
+                return Err(Error::usage(format!(
+                    "a batch of {} sequences cannot be divided among {k} experts",
+                    settings.batch
+                )));
+            }
+            settings.batch /= k;
+        }
+        settings.micro_batch = micro_batch(&config, settings.batch, settings.n_ctx);
+        let (name, languages) = match branch {
+            Branch::Expert(id) => {
+                let cluster = clusters.iter().find(|c| c.id == *id).ok_or_else(|| {
+                    let ids: Vec<_> = clusters.iter().map(|c| c.id.as_str()).collect();
+                    Error::usage(format!("no expert {id:?}; the run has {}", ids.join(", ")))
+                })?;
+                (id.as_str(), cluster.languages.clone())
+            }
+            Branch::Dense => (DENSE, self.languages().to_vec()),
+            Branch::Random => (RANDOM, self.languages().to_vec()),
+        };
+        let shards = self.shards(&languages, &vocabulary)?;
+        // Document d of shard s belongs to one of k random parts; the control trains on the first.
+        let key = [settings.seed as u32, 0x7061_7274];
+        let in_part = |s: usize, d: usize| philox(d as u64, s as u64, key)[0] as usize % k == 0;
+        let keep = |s: usize, d: usize| *branch != Branch::Random || in_part(s, d);
+        let mut stream = Stream::new(&shards, keep, eos, settings.seed, settings.n_ctx)?;
+        let job = Job {
+            spec: JobSpec { name: name.to_owned(), languages, parent: SEED.to_owned(), settings },
+            folder: self.job_folder(name),
+            config,
+            parent: Some(self.job_folder(SEED).join(CHECKPOINT)),
+            vocabulary,
+            save_every,
+        };
+        job.run(&mut stream, backend, report)
+    }
+
+    /// The folder of a job by the name of its model.
+    pub fn job_folder(&self, name: &str) -> PathBuf {
+        match name {
+            SEED | DENSE | RANDOM => self.path(name),
+            id => self.path("experts").join(id),
+        }
+    }
+
+    /// Settings of the seed's job, for branches to take over.
+    ///
+    /// # Errors
+    /// There is no seed yet.
+    pub fn seed_settings(&self) -> Result<TrainSettings> {
+        let path = self.job_folder(SEED).join("job.json");
+        let text = fs::read_to_string(&path).map_err(|_| self.no_seed())?;
+        let spec: JobSpec = serde_json::from_str(&text)
+            .map_err(|e| Error::usage(format!("{}: {e}", path.display())))?;
+        Ok(spec.settings)
+    }
+
+    fn no_seed(&self) -> Error {
+        Error::usage(format!(
+            "the run has no finished seed model yet: `xelm pretrain --run {}` trains it",
+            self.root.display()
+        ))
+    }
+
+    /// Dimensions of the seed model, the vocabulary's identity, and the token that ends documents.
+    fn seed_model(&self) -> Result<(Config, String, u32)> {
+        let path = self.job_folder(SEED).join(CHECKPOINT);
+        if !path.exists() {
+            return Err(self.no_seed());
+        }
+        let info = Checkpoint::open(&path)?.info;
+        if info.step < self.seed_settings()?.steps {
+            return Err(self.no_seed());
+        }
+        let (_, vocabulary, eos) = self.vocabulary()?;
+        Ok((info.config, vocabulary, eos))
+    }
+
+    /// Size and identity of the vocabulary, and the token that ends documents.
+    fn vocabulary(&self) -> Result<(usize, String, u32)> {
+        let path = self.path(TOKENIZER);
+        let file = MappedFile::open(&path).map_err(|_| {
+            Error::usage(format!(
+                "the run has no vocabulary yet: `xelm tokenizer train --run {}` learns one",
+                self.root.display()
+            ))
+        })?;
+        let gguf = file.gguf().map_err(Error::file(&path))?;
+        let tokenizer = Tokenizer::open(&gguf).map_err(Error::file(&path))?;
+        Ok((tokenizer.n_vocab(), hex(&tokenizer.hash()), tokenizer.eos()))
+    }
+
+    fn shards(&self, languages: &[String], vocabulary: &str) -> Result<Vec<TokenShard>> {
+        let folder = self.path("tokens");
+        languages
+            .iter()
+            .map(|language| {
+                let path = shard_path(&folder, language, Split::Train);
+                check_vocabulary(&path, vocabulary)?;
+                TokenShard::open(&path)
+            })
+            .collect()
+    }
+}
+
+/// The largest divisor of `batch` whose activations take at most a gibibyte. It depends on shapes only,
+/// so the result does not depend on the machine.
+pub fn micro_batch(config: &Config, batch: usize, n_ctx: usize) -> usize {
+    const LIMIT: usize = 1 << 28; // numbers
+    let fits = |n: &usize| {
+        let (_, sizes) = Model::plan(*config, *n, n_ctx);
+        sizes.0[crate::backend::Region::Activations as usize] <= LIMIT
+    };
+    (1..=batch).rev().filter(|n| batch.is_multiple_of(*n)).find(fits).unwrap_or(1)
+}
+
+/// Tells about lines that were left out: the first few, and how many.
+pub fn report_skipped(skipped: &[Skipped], report: &mut dyn Report) {
+    const SHOWN: usize = 5;
+    for line in skipped.iter().take(SHOWN) {
+        report.note(&format!("left out {}:{}: {}", line.path, line.line, line.what));
+    }
+    if skipped.len() > SHOWN {
+        report.note(&format!("left out {} more lines", skipped.len() - SHOWN));
+    }
+}
+
+const README: &str = "\
+# A run of xelm
+
+| here | what |
+|---|---|
+| `run.json` | corpus, languages, dimensions of the model |
+| `tokenizer.gguf` | the vocabulary that all models share |
+| `tokens/` | the corpus as token ids, by language; made anew when the corpus changes |
+| `clusters.json` | which languages share an expert |
+| `seed/` | the model that everything branches from: settings, log (one JSON line a step), checkpoint |
+| `experts/<id>/` | one training job per expert; each can be trained on another machine and copied here |
+| `dense/`, `random/` | the baselines: one model on all languages, one on a random part of the documents |
+| `models/` | seed and baselines as model files |
+| `set/` | the experts as model files, with `set.gguf` that says who speaks what |
+| `set-q8_0/`, `set-q4_0/` | the same, quantised |
+| `eval.json` | bits per byte of every model on every language |
+
+Model files are GGUF and run in every tool that reads it. What a run is for and how to continue it:
+`xelm --help`.
+";
