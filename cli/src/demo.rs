@@ -41,25 +41,25 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 4, value_name = "N")]
     k: usize,
     /// Tokens in the vocabulary.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 3072, value_name = "N")]
     vocab_size: usize,
     /// Share of all characters that get tokens of their own.
-    #[arg(long, default_value_t = 0.99, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.998, value_name = "SHARE")]
     character_coverage: f64,
     #[command(flatten)]
     model: crate::pretrain::ModelArgs,
     /// Sequences per update of seed and dense model; an expert's is this divided by --k.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 12, value_name = "N")]
     batch: usize,
     /// Updates of the seed.
-    #[arg(long, default_value_t = 60, value_name = "N")]
+    #[arg(long, default_value_t = 160, value_name = "N")]
     seed_steps: u64,
     /// Updates of each model that branches from it.
-    #[arg(long, default_value_t = 120, value_name = "N")]
+    #[arg(long, default_value_t = 320, value_name = "N")]
     branch_steps: u64,
     /// Peak learning rate.
-    #[arg(long, value_name = "RATE")]
-    lr: Option<f32>,
+    #[arg(long, default_value_t = 3e-3, value_name = "RATE")]
+    lr: f32,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1234, value_name = "N")]
     seed: u64,
@@ -93,12 +93,12 @@ impl Args {
         run.tokenize(&mut report)?;
         done("vocabulary and tokens", &mut report);
 
-        let model: ModelSettings = self.model.settings();
+        let model: ModelSettings = self.model.settings(128);
         let base = TrainSettings {
             seed: self.seed,
             ..TrainSettings::preset(Preset::Small, self.seed_steps, self.batch, model.n_ctx)
         };
-        let base = TrainSettings { lr: self.lr.unwrap_or(base.lr), ..base };
+        let base = TrainSettings { lr: self.lr, ..base };
         let settings = TrainSettings { schedule: Schedule::Constant, ..base.clone() };
         run.pretrain(model, settings, SAVE_EVERY, &mut Cpu::new(), &mut report)?;
         done("seed", &mut report);

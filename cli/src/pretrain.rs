@@ -43,15 +43,16 @@ pub(crate) struct ModelArgs {
     /// Width of the feed-forward layer; the default is four times the model's.
     #[arg(long, value_name = "N")]
     pub(crate) n_ff: Option<usize>,
-    /// Tokens in a sequence, and positions of the model.
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    pub(crate) n_ctx: usize,
+    /// Tokens in a sequence, and positions of the model; the default is 256, and 128 for the demo.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_ctx: Option<usize>,
 }
 
 impl ModelArgs {
-    pub(crate) fn settings(&self) -> ModelSettings {
+    pub(crate) fn settings(&self, default_n_ctx: usize) -> ModelSettings {
         let ModelArgs { n_layer, n_embd, n_head, n_ff, n_ctx } = *self;
-        ModelSettings { n_layer, n_embd, n_head, n_ff: n_ff.unwrap_or(4 * n_embd), n_ctx }
+        let (n_ff, n_ctx) = (n_ff.unwrap_or(4 * n_embd), n_ctx.unwrap_or(default_n_ctx));
+        ModelSettings { n_layer, n_embd, n_head, n_ff, n_ctx }
     }
 }
 
@@ -125,7 +126,7 @@ impl TrainArgs {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let model = self.model.settings();
+        let model = self.model.settings(256);
         let settings = TrainSettings {
             schedule: Schedule::Constant,
             ..self.train.settings(self.batch, model.n_ctx)

@@ -18,7 +18,8 @@ enum Kind {
 }
 
 /// A computation that [`Isa::run`] compiles for several instruction sets. `run` and everything it
-/// calls in its inner loops must be `#[inline(always)]`, or it is compiled for the baseline only.
+/// calls in its inner loops must be `#[inline(always)]`, or it is compiled for the baseline only; so are
+/// closures and function values, which the inner loops therefore avoid.
 pub trait Vectorised {
     /// What the computation returns.
     type Output;

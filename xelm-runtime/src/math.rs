@@ -154,6 +154,7 @@ pub fn relu(x: f32) -> f32 {
 }
 
 /// ln Σ eˣ of a row, in f32 with the maximum taken out. An empty row gives −∞.
+#[inline(always)]
 pub fn log_sum_exp(row: &[f32]) -> f32 {
     let max = max(row);
     if max == f32::NEG_INFINITY {
@@ -169,7 +170,11 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
         *lane += exp(x - max);
     }
-    max + ln(lanes.iter().sum())
+    let mut sum = 0.0;
+    for lane in lanes {
+        sum += lane;
+    }
+    max + ln(sum)
 }
 
 /// The largest element, ignoring NaN; −∞ for an empty row.
@@ -182,8 +187,11 @@ pub fn max(row: &[f32]) -> f32 {
             *lane = if x > *lane { x } else { *lane };
         }
     }
-    let tail = chunks.remainder();
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+    let mut max = f32::NEG_INFINITY;
+    for &x in lanes.iter().chain(chunks.remainder()) {
+        max = if x > max { x } else { max };
+    }
+    max
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Scoring and generating text with one expert.
 
 use crate::error::{Error, Result};
-use crate::math;
+use crate::kernels::{Kernels, LogSumExp};
 use crate::sampler::Sampler;
 use crate::session::{Session, Want};
 use crate::tokenizer::TextStream;
@@ -38,11 +38,6 @@ impl Score {
     }
 }
 
-/// −ln p(target) under logits `[n_vocab]`.
-pub fn nll(logits: &[f32], target: u32) -> f32 {
-    math::log_sum_exp(logits) - logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY)
-}
-
 /// Why [`Session::generate`] stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -56,6 +51,12 @@ pub enum Stop {
     Callback,
 }
 
+/// −ln p(target) under logits `[n_vocab]`.
+fn nll(kernels: &Kernels, logits: &[f32], target: u32) -> f64 {
+    let at_target = logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    f64::from(kernels.run(LogSumExp(logits)) - at_target)
+}
+
 impl Session<'_> {
     /// Scores a whole document from position 0. Each of `targets` is predicted from everything
     /// before it; `inputs` and `targets` are the same sequence, shifted by one.
@@ -67,11 +68,12 @@ impl Session<'_> {
             return Err(Error::BadParameter { what: "targets" });
         }
         self.reset();
+        let kernels = *self.kernels();
         let mut sum = 0.0;
         self.run(
             inputs,
             Want::All(&mut |i, logits| {
-                sum += f64::from(nll(logits, targets.get(i).copied().unwrap_or(u32::MAX)));
+                sum += nll(&kernels, logits, targets.get(i).copied().unwrap_or(u32::MAX));
             }),
         )?;
         Ok(sum)
@@ -88,9 +90,10 @@ impl Session<'_> {
             // Inputs are `</s>` and the ids, targets the ids and `</s>`, both cut to the context.
             let n = session.n_ctx().min(encoding.ids.len() + 1);
             let target = |i: usize| encoding.ids.get(i).copied().unwrap_or(eos);
-            let mut nll_sum = f64::from(0.0f32);
+            let mut nll_sum = 0.0;
             session.reset();
-            let mut add = |i: usize, logits: &[f32]| nll_sum += f64::from(nll(logits, target(i)));
+            let kernels = *session.kernels();
+            let mut add = |i: usize, logits: &[f32]| nll_sum += nll(&kernels, logits, target(i));
             session.run(&[bos], Want::All(&mut |_, logits| add(0, logits)))?;
             let rest = &encoding.ids[..n - 1];
             session.run(rest, Want::All(&mut |i, logits| add(i + 1, logits)))?;

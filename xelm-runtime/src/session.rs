@@ -176,6 +176,11 @@ impl<'m> Session<'m> {
         self.expert
     }
 
+    /// The kernels that it computes with.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     /// Positions that this session has room for.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx

@@ -4,14 +4,18 @@
 //! [`Isa`]. A result never depends on how many rows or tokens one call covers, nor on the
 //! instruction set.
 
+mod lanes;
 mod portable;
 
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
 use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
-use crate::quant::{BLOCK, DType};
+use crate::quant::{BLOCK, BlockQ4_0, BlockQ8_0, DType};
+use core::marker::PhantomData;
+use portable::{MatmulBlocks, MatmulDense};
 
 pub use portable::KvElement;
+pub(crate) use portable::LogSumExp;
 
 /// The functions that one CPU runs.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +47,10 @@ impl Kernels {
     pub fn new(isa: Isa) -> Self {
         Kernels {
             isa,
-            f32: |isa, w, x, out| isa.run(portable::MatmulF32(w, x, out)),
-            f16: |isa, w, x, out| isa.run(portable::MatmulF16(w, x, out)),
-            q4_0: |isa, w, x, out| isa.run(portable::MatmulQ4_0(w, x, out)),
-            q8_0: |isa, w, x, out| isa.run(portable::MatmulQ8_0(w, x, out)),
+            f32: |isa, w, x, out| isa.run(MatmulDense::<f32>(w, x, out, PhantomData)),
+            f16: |isa, w, x, out| isa.run(MatmulDense::<u16>(w, x, out, PhantomData)),
+            q4_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_0>(w, x, out, PhantomData)),
+            q8_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ8_0>(w, x, out, PhantomData)),
         }
     }
 

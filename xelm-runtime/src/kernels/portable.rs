@@ -1,7 +1,7 @@
-//! The kernels in plain Rust. Sums run in sixteen lanes and are folded in one fixed order, so that
-//! the compiler may vectorise them and every instruction set gives the same bits.
+//! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
+use super::lanes::{F32x8, I16x16, WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::Vectorised;
@@ -10,186 +10,176 @@ use crate::parallel::Columns;
 use crate::quant::{BLOCK, BlockQ4_0, BlockQ8_0, f16_to_f32, f32_to_f16};
 use bytemuck::{AnyBitPattern, NoUninit};
 
-const LANES: usize = 16;
-type Lanes = [f32; LANES];
-
 /// Tokens that share one pass over a weight row.
 const TILE: usize = 4;
 
-#[inline(always)]
-fn fold(mut lanes: Lanes) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+/// The dot products of one weight row with activation rows. A trait rather than closures: closures are
+/// compiled on their own, without the instruction set of [`Vectorised::run`]'s caller.
+trait Dots {
+    /// The products of row `row` with the tokens `first..first + N`.
+    fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N];
 }
 
-/// Splits the tokens into tiles of [`TILE`] and single ones, and writes `dot(row, tokens)` for each.
+/// Fills `out`, [`TILE`] tokens sharing one pass over a weight row.
 #[inline(always)]
-fn for_tiles(
-    out: &mut Columns<'_>,
-    mut tile: impl FnMut(usize, usize) -> [f32; TILE],
-    mut single: impl FnMut(usize, usize) -> f32,
-) {
+fn matmul(weights: &impl Dots, mut out: Columns<'_>) {
     let n = out.n_rows();
     for row in out.range() {
         let mut t = 0;
         while t + TILE <= n {
-            for (i, dot) in tile(row, t).into_iter().enumerate() {
-                out.set(t + i, row, dot);
+            let dots: [f32; TILE] = weights.dots(row, t);
+            for i in 0..TILE {
+                out.set(t + i, row, dots[i]);
             }
             t += TILE;
         }
         while t < n {
-            let dot = single(row, t);
+            let [dot] = weights.dots(row, t);
             out.set(t, row, dot);
             t += 1;
         }
     }
 }
 
-pub(super) struct MatmulF32<'a>(pub &'a Matrix<'a>, pub &'a Activations<'a>, pub Columns<'a>);
+/// A product with weights that are plain numbers.
+pub(super) struct MatmulDense<'a, E>(
+    pub(super) &'a Matrix<'a>,
+    pub(super) &'a Activations<'a>,
+    pub(super) Columns<'a>,
+    pub(super) core::marker::PhantomData<E>,
+);
 
-impl Vectorised for MatmulF32<'_> {
+impl<E: KvElement> Vectorised for MatmulDense<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MatmulF32(w, acts, mut out) = self;
-        dense(w.n_cols, w.elements::<f32>(), |x| x, acts.x, &mut out);
+        let MatmulDense(w, acts, out, _) = self;
+        matmul(&Dense { weights: w.elements::<E>(), x: acts.x, n_cols: w.n_cols }, out);
     }
 }
 
-pub(super) struct MatmulF16<'a>(pub &'a Matrix<'a>, pub &'a Activations<'a>, pub Columns<'a>);
-
-impl Vectorised for MatmulF16<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let MatmulF16(w, acts, mut out) = self;
-        dense(w.n_cols, w.elements::<u16>(), f16_to_f32, acts.x, &mut out);
-    }
-}
-
-#[inline(always)]
-fn dense<W: Copy>(
+struct Dense<'a, E> {
+    weights: &'a [E],
+    x: &'a [f32],
     n_cols: usize,
-    weights: &[W],
-    widen: impl Fn(W) -> f32 + Copy,
-    x: &[f32],
-    out: &mut Columns<'_>,
-) {
-    let row = |r: usize| &weights[r * n_cols..][..n_cols];
-    let token = |t: usize| &x[t * n_cols..][..n_cols];
-    for_tiles(
-        out,
-        |r, t| dots(row(r), widen, [token(t), token(t + 1), token(t + 2), token(t + 3)]),
-        |r, t| dots(row(r), widen, [token(t)])[0],
-    );
 }
 
-/// The dot products of one weight row with N activation rows.
+impl<E: KvElement> Dots for Dense<'_, E> {
+    #[inline(always)]
+    fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N] {
+        let n = self.n_cols;
+        dots(&self.weights[row * n..][..n], &self.x[first * n..][..N * n])
+    }
+}
+
+/// The dot products of one row with N rows of `x`.
 #[inline(always)]
-fn dots<W: Copy, const N: usize>(row: &[W], widen: impl Fn(W) -> f32, xs: [&[f32]; N]) -> [f32; N] {
-    let mut sums = [[0.0; LANES]; N];
-    let (chunks, tail) = row.as_chunks::<LANES>();
-    let split = chunks.len() * LANES;
-    let x_chunks = xs.map(|x| x[..split].as_chunks::<LANES>().0);
-    for i in 0..chunks.len() {
-        let mut w = [0.0; LANES];
-        for l in 0..LANES {
-            w[l] = widen(chunks[i][l]);
-        }
-        for n in 0..N {
-            let x = &x_chunks[n][i];
-            for l in 0..LANES {
-                sums[n][l] += w[l] * x[l];
-            }
+fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
+    let n = row.len();
+    let mut sums = [ZERO; N];
+    let (chunks, tail) = row.as_chunks::<WIDTH>();
+    for (i, chunk) in chunks.iter().enumerate() {
+        let w = widen(chunk);
+        for t in 0..N {
+            // A whole chunk: the bounds are those of `row`'s, and every row of `x` has its length.
+            let Some(x) = x[t * n + i * WIDTH..].first_chunk() else { continue };
+            let x = widen(x);
+            sums[t] = [sums[t][0].add_product(w[0], x[0]), sums[t][1].add_product(w[1], x[1])];
         }
     }
-    for (l, &w) in tail.iter().enumerate() {
-        for n in 0..N {
-            sums[n][l] += widen(w) * xs[n][split + l];
+    if !tail.is_empty() {
+        let w = widen(&padded(tail));
+        for t in 0..N {
+            let x = widen(&padded(&x[(t + 1) * n - tail.len()..(t + 1) * n]));
+            sums[t] = [sums[t][0].add_product(w[0], x[0]), sums[t][1].add_product(w[1], x[1])];
         }
     }
-    sums.map(fold)
+    fold(&sums)
 }
 
-pub(super) struct MatmulQ8_0<'a>(pub &'a Matrix<'a>, pub &'a Activations<'a>, pub Columns<'a>);
+/// A product with weights in blocks of 32 and activations in 8 bits.
+pub(super) struct MatmulBlocks<'a, B>(
+    pub(super) &'a Matrix<'a>,
+    pub(super) &'a Activations<'a>,
+    pub(super) Columns<'a>,
+    pub(super) core::marker::PhantomData<B>,
+);
 
-impl Vectorised for MatmulQ8_0<'_> {
+impl<B: Block> Vectorised for MatmulBlocks<'_, B> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MatmulQ8_0(w, acts, mut out) = self;
-        quantized(w.n_cols, w.elements::<BlockQ8_0>(), acts, &mut out, |b: &BlockQ8_0| (b.d, b.qs));
+        let MatmulBlocks(w, acts, out, _) = self;
+        let weights = w.elements::<B>();
+        let (quants, _) = acts.quants.as_chunks::<BLOCK>();
+        let n_blocks = w.n_cols / BLOCK;
+        matmul(&Blocks { weights, quants, scales: acts.scales, n_blocks }, out);
     }
 }
 
-pub(super) struct MatmulQ4_0<'a>(pub &'a Matrix<'a>, pub &'a Activations<'a>, pub Columns<'a>);
+/// A block of quantised weights: its scale and its numbers as bytes.
+pub(super) trait Block: AnyBitPattern {
+    /// Half-precision scale and the 32 numbers.
+    fn unpack(&self) -> (u16, [i8; BLOCK]);
+}
 
-impl Vectorised for MatmulQ4_0<'_> {
-    type Output = ();
+impl Block for BlockQ8_0 {
     #[inline(always)]
-    fn run(self) {
-        let MatmulQ4_0(w, acts, mut out) = self;
-        quantized(w.n_cols, w.elements::<BlockQ4_0>(), acts, &mut out, |b: &BlockQ4_0| {
-            let mut qs = [0i8; BLOCK];
-            for j in 0..BLOCK / 2 {
-                qs[j] = (b.qs[j] & 0x0f) as i8 - 8;
-                qs[j + BLOCK / 2] = (b.qs[j] >> 4) as i8 - 8;
-            }
-            (b.d, qs)
-        });
+    fn unpack(&self) -> (u16, [i8; BLOCK]) {
+        (self.d, self.qs)
     }
 }
 
-#[inline(always)]
-fn quantized<B>(
-    n_cols: usize,
-    weights: &[B],
-    acts: &Activations<'_>,
-    out: &mut Columns<'_>,
-    unpack: impl Fn(&B) -> (u16, [i8; BLOCK]) + Copy,
-) {
-    let n_blocks = n_cols / BLOCK;
-    let (quants, _) = acts.quants.as_chunks::<BLOCK>();
-    let row = |r: usize| &weights[r * n_blocks..][..n_blocks];
-    let token =
-        |t: usize| (&quants[t * n_blocks..][..n_blocks], &acts.scales[t * n_blocks..][..n_blocks]);
-    for_tiles(
-        out,
-        |r, t| block_dots(row(r), unpack, [token(t), token(t + 1), token(t + 2), token(t + 3)]),
-        |r, t| block_dots(row(r), unpack, [token(t)])[0],
-    );
+impl Block for BlockQ4_0 {
+    #[inline(always)]
+    fn unpack(&self) -> (u16, [i8; BLOCK]) {
+        let mut qs = [0i8; BLOCK];
+        for j in 0..BLOCK / 2 {
+            qs[j] = (self.qs[j] & 0x0f) as i8 - 8;
+            qs[j + BLOCK / 2] = (self.qs[j] >> 4) as i8 - 8;
+        }
+        (self.d, qs)
+    }
 }
 
-#[inline(always)]
-fn block_dots<B, const N: usize>(
-    row: &[B],
-    unpack: impl Fn(&B) -> (u16, [i8; BLOCK]),
-    xs: [(&[[i8; BLOCK]], &[f32]); N],
-) -> [f32; N] {
-    let mut sums = [[0.0; LANES]; N];
-    for (i, block) in row.iter().enumerate() {
-        let (d, w) = unpack(block);
-        let d = f16_to_f32(d);
-        for n in 0..N {
-            let (quants, scales) = xs[n];
-            let x = &quants[i];
-            let scale = d * scales[i];
-            for l in 0..LANES {
+struct Blocks<'a, B> {
+    weights: &'a [B],
+    quants: &'a [[i8; BLOCK]],
+    scales: &'a [f32],
+    n_blocks: usize,
+}
+
+impl<B: Block> Dots for Blocks<'_, B> {
+    #[inline(always)]
+    fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N] {
+        let n = self.n_blocks;
+        let row = &self.weights[row * n..][..n];
+        let quants = &self.quants[first * n..][..N * n];
+        let scales = &self.scales[first * n..][..N * n];
+        let mut sums = [ZERO; N];
+        for (i, block) in row.iter().enumerate() {
+            let (d, w) = block.unpack();
+            let (d, [w_low, w_high]) = (f16_to_f32(d), halves(&w));
+            for t in 0..N {
+                let [x_low, x_high] = halves(&quants[t * n + i]);
                 // Two products of at most 128 · 127 fit 16 bits.
-                let low = i16::from(w[l]).wrapping_mul(i16::from(x[l]));
-                let high = i16::from(w[l + LANES]).wrapping_mul(i16::from(x[l + LANES]));
-                sums[n][l] += f32::from(low.wrapping_add(high)) * scale;
+                let products = w_low.product(x_low).sum(w_high.product(x_high)).to_f32();
+                let scale = F32x8::splat(d * scales[t * n + i]);
+                sums[t] = [
+                    sums[t][0].add_product(products[0], scale),
+                    sums[t][1].add_product(products[1], scale),
+                ];
             }
         }
+        fold(&sums)
     }
-    sums.map(fold)
+}
+
+/// The two halves of a block, widened.
+#[inline(always)]
+fn halves(block: &[i8; BLOCK]) -> [I16x16; 2] {
+    let (halves, _) = block.as_chunks::<WIDTH>();
+    [I16x16::widen(&halves[0]), I16x16::widen(&halves[1])]
 }
 
 /// Quantises activations in blocks of 32 to 8 bits, symmetrically, rounding half away from zero.
@@ -203,12 +193,11 @@ impl Vectorised for QuantizeActivations<'_> {
         let (blocks, _) = x.as_chunks::<BLOCK>();
         let (quants, _) = quants.as_chunks_mut::<BLOCK>();
         for ((x, q), scale) in blocks.iter().zip(quants).zip(scales) {
-            let mut amax = [0.0f32; LANES];
-            for l in 0..LANES {
-                let (a, b) = (x[l].abs(), x[l + LANES].abs());
-                amax[l] = if a > b { a } else { b };
+            let mut magnitudes = [0.0f32; BLOCK];
+            for l in 0..BLOCK {
+                magnitudes[l] = x[l].abs();
             }
-            let amax = math::max(&amax);
+            let amax = math::max(&magnitudes);
             *scale = amax / 127.0;
             let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
             for l in 0..BLOCK {
@@ -242,26 +231,31 @@ impl Vectorised for LayerNorm<'_> {
     }
 }
 
-/// Mean and (biased) variance of a row, in two passes.
+/// Mean and (biased) variance of a row, in two passes of sixteen lanes.
 #[inline(always)]
 fn mean_variance(x: &[f32]) -> (f32, f32) {
-    let sum = |f: &dyn Fn(f32) -> f32| -> f32 {
-        let mut lanes = [0.0; LANES];
-        let (chunks, tail) = x.as_chunks::<LANES>();
-        for chunk in chunks {
-            for l in 0..LANES {
-                lanes[l] += f(chunk[l]);
-            }
-        }
-        for (l, &x) in tail.iter().enumerate() {
-            lanes[l] += f(x);
-        }
-        fold(lanes)
-    };
     let n = x.len() as f32;
-    let mean = sum(&|x| x) / n;
-    let variance = sum(&|x| (x - mean) * (x - mean)) / n;
-    (mean, variance)
+    let (chunks, tail) = x.as_chunks::<WIDTH>();
+    let mut sums = [0.0; WIDTH];
+    for chunk in chunks {
+        for l in 0..WIDTH {
+            sums[l] += chunk[l];
+        }
+    }
+    for (l, &x) in tail.iter().enumerate() {
+        sums[l] += x;
+    }
+    let mean = sums.iter().sum::<f32>() / n;
+    let mut squares = [0.0; WIDTH];
+    for chunk in chunks {
+        for l in 0..WIDTH {
+            squares[l] += (chunk[l] - mean) * (chunk[l] - mean);
+        }
+    }
+    for (l, &x) in tail.iter().enumerate() {
+        squares[l] += (x - mean) * (x - mean);
+    }
+    (mean, squares.iter().sum::<f32>() / n)
 }
 
 pub(super) struct Add<'a>(pub &'a mut [f32], pub &'a [f32]);
@@ -296,15 +290,39 @@ impl Vectorised for Activate<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
+        // Three loops: a choice inside one would keep it from being vectorised.
         match self.1 {
-            Activation::GeluErf => self.0.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
-            Activation::GeluTanh => self.0.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-            Activation::Relu => self.0.iter_mut().for_each(|x| *x = math::relu(*x)),
+            Activation::GeluErf => {
+                for x in self.0 {
+                    *x = math::gelu_erf(*x);
+                }
+            }
+            Activation::GeluTanh => {
+                for x in self.0 {
+                    *x = math::gelu_tanh(*x);
+                }
+            }
+            Activation::Relu => {
+                for x in self.0 {
+                    *x = math::relu(*x);
+                }
+            }
         }
     }
 }
 
-/// A number as the KV cache stores it.
+/// ln Σ eˣ of a row.
+pub(crate) struct LogSumExp<'a>(pub(crate) &'a [f32]);
+
+impl Vectorised for LogSumExp<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run(self) -> f32 {
+        math::log_sum_exp(self.0)
+    }
+}
+
+/// A number as weights and the KV cache store it.
 pub trait KvElement: NoUninit + AnyBitPattern + Send + Sync {
     /// The stored form of a number.
     fn from_f32(x: f32) -> Self;
@@ -363,8 +381,19 @@ impl<E: KvElement> Vectorised for Attend<'_, E> {
         out.fill(0.0);
         for (keys, values) in keys.chunks(block_len).zip(values.chunks(block_len)) {
             let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];
-            for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
-                *score = dots(key, E::to_f32, [query])[0] * scale;
+            let mut tiles = keys.chunks_exact(TILE * head_dim);
+            let mut n = 0;
+            for tile in &mut tiles {
+                let dots: [f32; TILE] = dots(query, tile);
+                for dot in dots {
+                    scores[n] = dot * scale;
+                    n += 1;
+                }
+            }
+            for key in tiles.remainder().chunks_exact(head_dim) {
+                let [dot] = dots(query, key);
+                scores[n] = dot * scale;
+                n += 1;
             }
             let new_max = max.max(math::max(&scores));
             let correction = math::exp(max - new_max);

@@ -9,7 +9,7 @@
 mod cpu;
 
 use crate::Result;
-pub use cpu::Cpu;
+pub use cpu::{Cpu, matmul};
 pub use xelm_runtime::config::Activation;
 
 /// Kinds of numbers, each a region of memory of its own. A backend chooses the precision of each.

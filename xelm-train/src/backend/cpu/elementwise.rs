@@ -1,6 +1,6 @@
 //! Loops over numbers and columns.
 
-use super::{AdamW, CHUNK, grown};
+use super::{AdamW, CHUNK, Dropout, grown};
 use crate::backend::Activation;
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
@@ -28,21 +28,24 @@ pub(super) struct Activate<'a>(
     pub(super) Activation,
 );
 
+/// A loop with its body in place: through a function value it would not be inlined, nor vectorised.
+macro_rules! for_pairs {
+    ($out:ident, $x:ident, $value:expr) => {
+        for ($out, $x) in $out.iter_mut().zip($x.iter().copied()) {
+            *$out = $value;
+        }
+    };
+}
+
 impl Vectorised for Activate<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
         let Activate(out, x, kind) = self;
-        #[inline(always)]
-        fn map(out: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = f(x);
-            }
-        }
         match kind {
-            Activation::GeluErf => map(out, x, math::gelu_erf),
-            Activation::GeluTanh => map(out, x, math::gelu_tanh),
-            Activation::Relu => map(out, x, math::relu),
+            Activation::GeluErf => for_pairs!(out, x, math::gelu_erf(x)),
+            Activation::GeluTanh => for_pairs!(out, x, math::gelu_tanh(x)),
+            Activation::Relu => for_pairs!(out, x, math::relu(x)),
         }
     }
 }
@@ -59,16 +62,42 @@ impl Vectorised for ActivateBackward<'_> {
     #[inline(always)]
     fn run(self) {
         let ActivateBackward(d_x, x, kind) = self;
-        #[inline(always)]
-        fn scale(d_x: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
-            for (d_x, &x) in d_x.iter_mut().zip(x) {
-                *d_x *= f(x);
-            }
-        }
         match kind {
-            Activation::GeluErf => scale(d_x, x, math::gelu_erf_derivative),
-            Activation::GeluTanh => scale(d_x, x, math::gelu_tanh_derivative),
-            Activation::Relu => scale(d_x, x, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+            Activation::GeluErf => for_pairs!(d_x, x, *d_x * math::gelu_erf_derivative(x)),
+            Activation::GeluTanh => for_pairs!(d_x, x, *d_x * math::gelu_tanh_derivative(x)),
+            Activation::Relu => for_pairs!(d_x, x, if x > 0.0 { *d_x } else { 0.0 }),
+        }
+    }
+}
+
+/// out = x + dropout(branch), without `x` where there is none; `first` is the counter of the first
+/// number.
+pub(super) struct Residual<'a> {
+    pub(super) out: &'a mut [f32],
+    pub(super) x: Option<&'a [f32]>,
+    pub(super) branch: &'a [f32],
+    pub(super) dropout: Dropout,
+    pub(super) first: u64,
+}
+
+impl Vectorised for Residual<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Residual { out, x, branch, dropout, first } = self;
+        match x {
+            Some(x) => {
+                for i in 0..out.len() {
+                    out[i] = x[i] + branch[i];
+                }
+            }
+            None => out.copy_from_slice(branch),
+        }
+        if dropout.p > 0.0 {
+            for (i, out) in out.iter_mut().enumerate() {
+                let dropped = branch[i] * dropout.factor(first + i as u64);
+                *out = x.map_or(dropped, |x| x[i] + dropped);
+            }
         }
     }
 }

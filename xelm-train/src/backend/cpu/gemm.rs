@@ -88,9 +88,11 @@ pub(super) fn gemm(out: &mut [f32], out_stride: usize, a: Mat<'_>, b: Mat<'_>, a
     }
 }
 
-/// Rows of the output that one task computes: enough that packing `b` anew in each task is a small
-/// part of its work.
-const ROWS_PER_TASK: usize = 256;
+/// Rows of an output of `n` rows that one task computes: few enough that several threads share a small
+/// product, many enough that packing `b` anew in each task is a small part of its work.
+fn rows_per_task(n: usize) -> usize {
+    (n / 4).next_multiple_of(16).clamp(64, 256)
+}
 
 /// out = a · b, `out` row-major without gaps, divided by rows; `epilogue` sees each finished run of
 /// rows while it is still in the cache.
@@ -101,8 +103,9 @@ pub(super) fn gemm_rows(
     epilogue: impl Fn(&mut [f32]) + Sync,
 ) {
     let n = b.n_cols;
-    out.par_chunks_mut(ROWS_PER_TASK * n).enumerate().for_each(|(i, rows)| {
-        let part = a.row_range(i * ROWS_PER_TASK, rows.len() / n);
+    let per_task = rows_per_task(a.n_rows);
+    out.par_chunks_mut(per_task * n).enumerate().for_each(|(i, rows)| {
+        let part = a.row_range(i * per_task, rows.len() / n);
         gemm(rows, n, part, b, false);
         epilogue(rows);
     });
@@ -113,13 +116,13 @@ pub(super) fn gemm_rows(
 pub(super) fn gemm_sum(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, scratch: &mut Vec<f32>) {
     /// Outputs up to this many numbers are summed from parts.
     const SMALL: usize = 1 << 18;
-    const INNER_PER_PART: usize = 512;
+    const INNER_PER_PART: usize = 256;
     let (n, k) = (b.n_cols, a.n_cols);
     let n_parts = k.div_ceil(INNER_PER_PART).clamp(1, 8);
     if out.len() > SMALL || n_parts == 1 {
-        let rows_per_task = ROWS_PER_TASK.min(a.n_rows.div_ceil(16)).max(64);
-        out.par_chunks_mut(rows_per_task * n).enumerate().for_each(|(i, rows)| {
-            gemm(rows, n, a.row_range(i * rows_per_task, rows.len() / n), b, true);
+        let per_task = rows_per_task(a.n_rows);
+        out.par_chunks_mut(per_task * n).enumerate().for_each(|(i, rows)| {
+            gemm(rows, n, a.row_range(i * per_task, rows.len() / n), b, true);
         });
         return;
     }

@@ -247,23 +247,22 @@ impl Backend for Cpu {
     }
 
     fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
+        let isa = self.isa;
         let [out, x, branch] = self.spans([out, x, branch]);
-        let chunks =
-            out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(branch.par_chunks(CHUNK));
-        chunks.enumerate().for_each(|(chunk, ((out, x), branch))| {
-            for i in 0..out.len() {
-                out[i] = x[i] + branch[i] * dropout.factor((chunk * CHUNK + i) as u64);
-            }
+        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate();
+        chunks.zip(branch.par_chunks(CHUNK)).for_each(|((chunk, (out, x)), branch)| {
+            let first = (chunk * CHUNK) as u64;
+            isa.run(elementwise::Residual { out, x: Some(x), branch, dropout, first });
         });
     }
 
     fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
+        let isa = self.isa;
         let [d_branch, d_out] = self.spans([d_branch, d_out]);
         let chunks = d_branch.par_chunks_mut(CHUNK).zip(d_out.par_chunks(CHUNK)).enumerate();
-        chunks.for_each(|(chunk, (d_branch, d_out))| {
-            for i in 0..d_branch.len() {
-                d_branch[i] = d_out[i] * dropout.factor((chunk * CHUNK + i) as u64);
-            }
+        chunks.for_each(|(chunk, (out, branch))| {
+            let first = (chunk * CHUNK) as u64;
+            isa.run(elementwise::Residual { out, x: None, branch, dropout, first });
         });
     }
 
@@ -349,4 +348,10 @@ fn grown(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
         scratch.resize(len, 0.0);
     }
     &mut scratch[..len]
+}
+
+/// out = a · b with rows of `n_inner` and as many columns as `b`'s rows imply, on all threads: the rate
+/// that training speed is compared with.
+pub fn matmul(out: &mut [f32], a: &[f32], b: &[f32], n_inner: usize) {
+    gemm_rows(out, Mat::rows(a, n_inner), Mat::rows(b, b.len() / n_inner), |_| {});
 }
