@@ -111,6 +111,13 @@ pub struct BlockQ8_0 {
 }
 const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
+/// Truncates as the reference's C does on x86: through 32 bits, where everything that does not fit becomes
+/// the smallest integer, whose low byte is 0. (Scales so small that their inverse overflows get there.)
+fn to_i8(x: f32) -> i8 {
+    let wide = if x.abs() < 2_147_483_648.0 { x as i32 } else { i32::MIN };
+    wide as i8
+}
+
 impl BlockQ4_0 {
     /// Quantises one block as ggml's `quantize_row_q4_0_ref`.
     pub fn quantize(x: &[f32; BLOCK]) -> Self {
@@ -123,8 +130,8 @@ impl BlockQ4_0 {
         }
         let d = max / -8.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        // Truncation after + 8.5; the cast passes through i8 as the reference's does.
-        let nibble = |v: f32| ((v * inverse + 8.5) as i8).min(15) as u8;
+        // Truncation after + 8.5.
+        let nibble = |v: f32| to_i8(v * inverse + 8.5).min(15) as u8;
         let qs = core::array::from_fn(|j| nibble(x[j]) | (nibble(x[j + BLOCK / 2]) << 4));
         BlockQ4_0 { d: f16::from_f32(d).to_bits(), qs }
     }
@@ -149,7 +156,7 @@ impl BlockQ8_0 {
         let d = amax / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         // Half away from zero, as C's `roundf`.
-        let qs = core::array::from_fn(|j| libm::roundf(x[j] * inverse) as i8);
+        let qs = core::array::from_fn(|j| to_i8(libm::roundf(x[j] * inverse)));
         BlockQ8_0 { d: f16::from_f32(d).to_bits(), qs }
     }
 

@@ -1,0 +1,290 @@
+"""Compares `xelm` with llama.cpp on the same files: see llama_compat.sh.
+
+usage: llama_compat.py XELM RUN CACHE
+"""
+
+import ctypes as c
+import json
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import sentencepiece
+import sentencepiece.sentencepiece_model_pb2 as spm
+import xllamacpp
+
+XELM, RUN, CACHE = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+N_STRINGS = 500
+N_SEQUENCES = 12  # of the model's whole context each
+
+
+class Opaque(c.Structure):
+    """A parameter struct passed by value: larger than any version of the real one, which is read from
+    and written to its beginning."""
+
+    _fields_ = [("bytes", c.c_uint8 * 1024)]
+
+    def i32(self, offset):
+        return struct.unpack_from("<i", self.bytes, offset)[0]
+
+    def set_i32(self, offset, value):
+        struct.pack_into("<i", self.bytes, offset, value)
+
+
+class Batch(c.Structure):
+    _fields_ = [
+        ("n_tokens", c.c_int32), ("token", c.c_void_p), ("embd", c.c_void_p), ("pos", c.c_void_p),
+        ("n_seq_id", c.c_void_p), ("seq_id", c.c_void_p), ("logits", c.c_void_p),
+    ]
+
+
+# Offsets in llama_context_params of this version, checked against the defaults below.
+N_CTX, N_BATCH, N_UBATCH, FLASH_ATTN, TYPE_K, TYPE_V = 0, 4, 8, 48, 104, 108
+F32, F16 = 0, 1
+
+lib = c.CDLL(str(next(pathlib.Path(xllamacpp.__file__).parent.glob("*.so"))))
+lib.llama_model_default_params.restype = Opaque
+lib.llama_context_default_params.restype = Opaque
+lib.llama_model_load_from_file.restype = c.c_void_p
+lib.llama_model_load_from_file.argtypes = [c.c_char_p, Opaque]
+lib.llama_init_from_model.restype = c.c_void_p
+lib.llama_init_from_model.argtypes = [c.c_void_p, Opaque]
+lib.llama_model_get_vocab.restype = c.c_void_p
+lib.llama_model_get_vocab.argtypes = [c.c_void_p]
+lib.llama_vocab_n_tokens.argtypes = [c.c_void_p]
+lib.llama_tokenize.argtypes = [
+    c.c_void_p, c.c_char_p, c.c_int32, c.POINTER(c.c_int32), c.c_int32, c.c_bool, c.c_bool,
+]
+lib.llama_decode.argtypes = [c.c_void_p, Batch]
+lib.llama_get_logits_ith.restype = c.POINTER(c.c_float)
+lib.llama_get_logits_ith.argtypes = [c.c_void_p, c.c_int32]
+lib.llama_batch_init.restype = Batch
+lib.llama_batch_init.argtypes = [c.c_int32, c.c_int32, c.c_int32]
+lib.llama_free.argtypes = [c.c_void_p]
+lib.llama_model_free.argtypes = [c.c_void_p]
+LOG = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
+quiet = LOG(lambda level, text, _: None)
+lib.llama_log_set(quiet, None)
+lib.llama_backend_init()
+
+
+class Llama:
+    def __init__(self, path):
+        self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+        if not self.model:
+            sys.exit(f"llama.cpp does not load {path}")
+        self.vocab = lib.llama_model_get_vocab(self.model)
+        self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
+
+    def tokenize(self, text):
+        data = text.encode()
+        ids = (c.c_int32 * (len(data) * 4 + 16))()
+        n = lib.llama_tokenize(self.vocab, data, len(data), ids, len(ids), True, False)
+        return list(ids[:n])
+
+    def logits(self, tokens):
+        params = lib.llama_context_default_params()
+        defaults = [params.i32(o) for o in (N_BATCH, N_UBATCH, TYPE_K, TYPE_V)]
+        if defaults != [2048, 512, F16, F16]:
+            sys.exit(f"this llama.cpp lays out its parameters otherwise: {defaults}")
+        for offset, value in [(N_CTX, len(tokens)), (TYPE_K, F32), (TYPE_V, F32), (FLASH_ATTN, 0)]:
+            params.set_i32(offset, value)
+        context = lib.llama_init_from_model(self.model, params)
+        batch = lib.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        arrays = [
+            (batch.token, c.c_int32), (batch.pos, c.c_int32), (batch.n_seq_id, c.c_int32),
+            (batch.logits, c.c_int8),
+        ]
+        token, pos, n_seq, want = [c.cast(p, c.POINTER(t)) for p, t in arrays]
+        seq = c.cast(batch.seq_id, c.POINTER(c.POINTER(c.c_int32)))
+        for i, id in enumerate(tokens):
+            token[i], pos[i], n_seq[i], want[i] = id, i, 1, 1
+            seq[i][0] = 0
+        if lib.llama_decode(context, batch) != 0:
+            sys.exit("llama_decode failed")
+        rows = [np.ctypeslib.as_array(lib.llama_get_logits_ith(context, i), (self.n_vocab,)).copy()
+                for i in range(len(tokens))]
+        lib.llama_free(context)
+        return np.stack(rows)
+
+
+def our_logits(path, tokens):
+    out = CACHE / "logits.npy"
+    ids = ",".join(map(str, tokens))
+    subprocess.run([XELM, "logits", "--expert", path, "--tokens", ids, "--out", out], check=True)
+    return np.load(out)
+
+
+def our_ids(path, texts):
+    data = "".join(t + "\n" for t in texts).encode()
+    out = subprocess.run([XELM, "tokenize", "--expert", path, "--json"], input=data, check=True,
+                         capture_output=True).stdout
+    return [json.loads(line) for line in out.decode().splitlines()]
+
+
+def with_tanh_gelu(path):
+    """A copy of an expert file that declares the tanh form of GELU: one key is a byte longer, the
+    padding before the tensors a byte shorter."""
+    data = path.read_bytes()
+    old = struct.pack("<Q", 8) + b"gelu_erf"
+    at = data.index(old)
+    _, end = walk(data)
+    start = -(-end // 64) * 64
+    assert start > end, "no padding to take a byte from"
+    new = struct.pack("<Q", 9) + b"gelu_tanh"
+    out = CACHE / "tanh.gguf"
+    head = data[:at] + new + data[at + len(old):end]
+    out.write_bytes(head + bytes(start - len(head)) + data[start:])
+    return out
+
+
+def walk(data):
+    """Metadata arrays of a GGUF file, and where its tensor descriptions end."""
+    formats = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+    at, arrays = 24, {}
+
+    def take(fmt):
+        nonlocal at
+        values = struct.unpack_from("<" + fmt, data, at)
+        at += struct.calcsize("<" + fmt)
+        return values
+
+    def string():
+        nonlocal at
+        n = take("Q")[0]
+        at += n
+        return data[at - n:at].decode()
+
+    def value(key):
+        kind = take("I")[0]
+        if kind == 8:
+            return string()
+        if kind == 9:
+            of, n = take("I")[0], take("Q")[0]
+            arrays[key] = [string() for _ in range(n)] if of == 8 else take(f"{n}{formats[of]}")
+        else:
+            take(formats[kind])
+
+    n_tensors, n_kv = struct.unpack_from("<QQ", data, 8)
+    for _ in range(n_kv):
+        value(string())
+    for _ in range(n_tensors):
+        string()
+        take(f"{take('I')[0]}Q")
+        take("IQ")
+    return arrays, at
+
+
+def strings(rng, n_strings):
+    """Held-out texts, pieces of them, and characters chosen to hurt."""
+    corpus = sorted(RUN.glob("corpus/*.valid.txt")) or sys.exit("the run has no bundled corpus")
+    texts = [d for f in corpus for d in f.read_text().split("\n\n")]
+    texts = [" ".join(t.split("\n")) for t in texts]
+    nasty = list(" \t\u00a0\u3000\u200b\u200d\ufeff\u00ad\u2028▁éüβжЖ한글ｶﾞﾊﾟ㎏½ﬁ①ｱア家\U0001f600नि‍") + [
+        "e\u0301", "</s>", "<unk>", "<s>", "  ", "…", "－", "ự", "\u1112\u1161\u11ab", "\u0001", "Å",
+    ]
+    out = ["", " ", "a", "▁", "</s>", " x ", "é", "e\u0301"]
+    while len(out) < n_strings:
+        kind = len(out) % 4
+        text = rng.choice(texts)
+        if kind == 0:
+            start = rng.randrange(len(text))
+            out.append(text[start:start + rng.randrange(1, 120)])
+        elif kind == 1:
+            out.append(unicodedata.normalize(rng.choice(["NFD", "NFKD"]), text[:80]))
+        elif kind == 2:
+            out.append("".join(rng.choice(nasty) for _ in range(rng.randrange(1, 12))))
+        else:
+            parts = [rng.choice(nasty) if rng.random() < 0.3 else rng.choice(text) for _ in range(40)]
+            out.append("".join(parts))
+    return [t.replace("\n", " ").replace("\0", "") for t in out]
+
+
+def sentencepiece_twin(path):
+    """SentencePiece's own processor with the vocabulary and the character map of an expert file."""
+    arrays, _ = walk(path.read_bytes())
+    model = spm.ModelProto()
+    kinds = {1: spm.ModelProto.SentencePiece.NORMAL}
+    piece = spm.ModelProto.SentencePiece
+    for text, kind in [("<unk>", piece.UNKNOWN), ("<s>", piece.CONTROL), ("</s>", piece.CONTROL)]:
+        model.pieces.add(piece=text, score=0.0, type=kind)
+    tokens, scores, types = (arrays[f"tokenizer.ggml.{k}"] for k in ["tokens", "scores", "token_type"])
+    for text, score, kind in list(zip(tokens, scores, types))[4:]:
+        model.pieces.add(piece=text, score=score, type=kinds[kind])
+    model.trainer_spec.model_type = spm.TrainerSpec.UNIGRAM
+    model.normalizer_spec.precompiled_charsmap = bytes(arrays["tokenizer.ggml.precompiled_charsmap"])
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = True
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+def log_softmax(x):
+    x = x.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def main():
+    rng = random.Random(7)
+    failures = []
+
+    def check(what, value, good):
+        print(f"{what:<58} {value:>12}  {'ok' if good else 'FAILS'}")
+        if not good:
+            failures.append(what)
+
+    expert = next(f for f in sorted((RUN / "set").glob("*.gguf")) if f.name != "set.gguf")
+    name = expert.name
+    texts = strings(rng, N_STRINGS)
+    llama = Llama(expert)
+    ours = our_ids(expert, texts)
+    different = [t for t, ids in zip(texts, ours) if ids != llama.tokenize(t)]
+    for t in different[:5]:
+        print("differs:", repr(t), llama.tokenize(t), our_ids(expert, [t])[0])
+    check(f"token ids, {len(texts)} strings: different", len(different), not different)
+
+    spm_ids = sentencepiece_twin(expert)
+    many = texts + strings(random.Random(8), 4000)
+    to_ours = lambda ids: [2] + [3 if i == 0 else i + 1 for i in ids]
+    different = [t for t, ids in zip(many, our_ids(expert, many)) if ids != to_ours(spm_ids.encode(t))]
+    for t in different[:5]:
+        print("differs:", repr(t), to_ours(spm_ids.encode(t)), our_ids(expert, [t])[0])
+    check(f"SentencePiece, {len(many)} strings: different", len(different), not different)
+
+    info = json.loads(subprocess.run([XELM, "inspect", expert, "--json"], check=True,
+                                     capture_output=True).stdout)
+    n_ctx = info["metadata"]["gpt2.context_length"]
+    stream = [i for ids in our_ids(expert, [t for t in texts if len(t) > 60]) for i in ids]
+    sequences = [[2] + stream[i * n_ctx:(i + 1) * n_ctx - 1] for i in range(N_SEQUENCES)]
+    n = sum(map(len, sequences))
+
+    def both(path):
+        model = Llama(path)
+        theirs = np.concatenate([model.logits(s) for s in sequences])
+        mine = np.concatenate([our_logits(path, s) for s in sequences])
+        lib.llama_model_free(model.model)
+        return mine, theirs
+
+    tanh = with_tanh_gelu(expert)
+    for what, path, bound in [("F32", expert, 1e-2), ("F32, gelu_tanh", tanh, 2e-3)]:
+        mine, theirs = both(path)
+        delta = np.abs(mine - theirs).max()
+        top1 = (mine.argmax(-1) == theirs.argmax(-1)).mean()
+        check(f"{what}, {n} positions: max |Δ logit|", f"{delta:.2e}", delta <= bound)
+        check(f"{what}: same top token", f"{100 * top1:.2f} %", top1 >= 0.999)
+    for kind in ["q8_0", "q4_0"]:
+        mine, theirs = both(RUN / f"set-{kind}" / name)
+        p, q = log_softmax(mine), log_softmax(theirs)
+        kld = (np.exp(p) * (p - q)).sum(-1).mean()
+        top1 = (mine.argmax(-1) == theirs.argmax(-1)).mean()
+        check(f"{kind}: mean KL divergence", f"{kld:.2e}", kld <= 1e-3)
+        check(f"{kind}: same top token", f"{100 * top1:.2f} %", top1 >= 0.98)
+    sys.exit(1 if failures else 0)
+
+
+main()
