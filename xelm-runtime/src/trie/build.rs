@@ -24,8 +24,10 @@ pub fn build(keys: &[(&[u8], u32)]) -> Result<Vec<u32>> {
     let mut builder = Builder::default();
     builder.grow();
     builder.take(0);
-    // The root's own label is never looked at, but must not look like a leaf.
+    // The root's own label is never looked at, but must not look like a leaf, and SentencePiece takes
+    // an array whose root has the offset 0 for a broken one.
     builder.units[0] = 0;
+    builder.base_taken[0] = true;
     // Depth first, with an own stack: keys may be long.
     let mut stack = vec![(0usize, 0..keys.len(), 0usize)];
     if keys.is_empty() {
@@ -158,6 +160,7 @@ mod tests {
         let units = bytes(&build(&keys).unwrap());
         let trie = Trie::new(&units);
         assert!(trie.is_in_bounds());
+        assert_ne!(&units[..4], [0; 4], "the root has an offset");
         for (key, value) in &keys {
             assert_eq!(trie.get(key), Some(*value));
         }
