@@ -9,6 +9,7 @@
 #![allow(
     non_camel_case_types,
     clippy::missing_safety_doc,
+    clippy::multiple_unsafe_ops_per_block,
     reason = "the names are C's; what every pointer must be is said once, in the header"
 )]
 
