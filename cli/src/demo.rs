@@ -133,7 +133,8 @@ impl Args {
         let screen = self.screen(&table, &sizes, &times, &samples, seconds);
         if self.json {
             eprintln!("{screen}");
-            let line = json!({"languages": table.languages, "wins": table.wins, "seconds": seconds});
+            let line =
+                json!({"languages": table.languages, "wins": table.wins, "seconds": seconds});
             return print_line(line);
         }
         print_line(screen)
@@ -162,8 +163,7 @@ impl Args {
         threads: usize,
     ) -> Result<BTreeMap<String, String>> {
         let mut samples = BTreeMap::new();
-        let sampler =
-            SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed: self.seed };
+        let sampler = SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed: self.seed };
         for cluster in clusters {
             let path = run.path("set-q8_0").join(format!("{}.gguf", cluster.id));
             let file = ExpertFile::open(&path)?;
@@ -205,7 +205,9 @@ impl Args {
             Some(language) => (language.as_str(), prompt(language)),
             None => ("en", ""),
         };
-        lines.push(format!("  xelm generate --set {out}/set-q8_0 --lang {language} --prompt \"{prompt}\""));
+        lines.push(format!(
+            "  xelm generate --set {out}/set-q8_0 --lang {language} --prompt \"{prompt}\""
+        ));
         lines.push(format!("  xelm eval ppl --run {out} --json"));
         lines.push(format!("  xelm inspect {out}/set"));
         lines.join("\n")

@@ -70,7 +70,14 @@ impl Args {
             if !self.json {
                 write_now(&self.prompt)?;
             }
-            generate(expert, &self.prompt, self.max_tokens, self.sampler.into(), threads, &mut emit)?
+            generate(
+                expert,
+                &self.prompt,
+                self.max_tokens,
+                self.sampler.into(),
+                threads,
+                &mut emit,
+            )?
         };
         if !self.json {
             return print_line("");

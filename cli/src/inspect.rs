@@ -28,7 +28,8 @@ const SHOWN: usize = 20;
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let path = if self.path.is_dir() { self.path.join(SET_FILE) } else { self.path.clone() };
-        let file = MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+        let file =
+            MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
         let gguf = file.gguf().map_err(|e| format!("{}: {e}", path.display()))?;
         let metadata: Map<String, Json> =
             gguf.metadata().map(|(key, value)| (key.to_owned(), show(value))).collect();

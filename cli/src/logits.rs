@@ -30,8 +30,7 @@ impl Args {
     pub(crate) fn run(self, threads: usize) -> Result<()> {
         let opened = self.expert.open()?;
         let expert = opened.file.expert();
-        let options =
-            Options { kv: KvType::F32, n_logits: 8, max_text: 0, ..Options::default() };
+        let options = Options { kv: KvType::F32, n_logits: 8, max_text: 0, ..Options::default() };
         let mut memory = Memory::new(Session::plan(expert, &options)?.total);
         let pool = Pool::new(threads)?;
         let kernels = Kernels::new(Isa::detect());

@@ -35,7 +35,8 @@ impl ExpertArgs {
         let folder = self.set.clone().unwrap_or_default();
         let path = folder.join(SET_FILE);
         let tag = self.lang.as_deref().unwrap_or_default();
-        let file = MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+        let file =
+            MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
         let describe = |e: xelm_runtime::Error| format!("{}: {e}", path.display());
         let gguf = file.gguf().map_err(describe)?;
         let set = Set::open(&gguf).map_err(describe)?;
@@ -47,7 +48,9 @@ impl ExpertArgs {
         let entry = set.entry(selected.expert).ok_or("the set is inconsistent")?;
         let language = selected.language.to_owned();
         if selected.how == Match::Related {
-            eprintln!("no expert speaks {tag}; the expert of its nearest relative, {language}, is used");
+            eprintln!(
+                "no expert speaks {tag}; the expert of its nearest relative, {language}, is used"
+            );
         }
         let file = open_expert(&folder.join(entry.file))?;
         Ok(Opened { file, choice: Some((language, selected.how)) })

@@ -22,8 +22,11 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let packed = pack(&Run::open(&self.run)?)?;
         if self.json {
-            let files: Vec<_> =
-                packed.files.iter().map(|(path, size)| json!({"file": path, "bytes": size})).collect();
+            let files: Vec<_> = packed
+                .files
+                .iter()
+                .map(|(path, size)| json!({"file": path, "bytes": size}))
+                .collect();
             return print_line(json!({"set": packed.folder, "files": files}));
         }
         for (path, size) in packed.files {

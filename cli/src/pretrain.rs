@@ -117,7 +117,9 @@ impl TrainArgs {
             }))
         } else {
             match loss {
-                Some(loss) => print_line(format_args!("{name}: {steps} steps, last loss {loss:.4}")),
+                Some(loss) => {
+                    print_line(format_args!("{name}: {steps} steps, last loss {loss:.4}"))
+                }
                 None => print_line(format_args!("{name}: {steps} steps, done before")),
             }
         }

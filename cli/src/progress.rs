@@ -41,7 +41,8 @@ impl Report for Progress {
         (self.began, self.began_at, self.last_line) = (Instant::now(), done, Instant::now());
         if self.is_terminal {
             let bar = ProgressBar::new(total).with_position(done);
-            let style = ProgressStyle::with_template("{prefix:>12} {bar:30} {pos}/{len} {msg} ETA {eta}");
+            let style =
+                ProgressStyle::with_template("{prefix:>12} {bar:30} {pos}/{len} {msg} ETA {eta}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(self.name.clone());
             bar.reset_eta();

@@ -20,8 +20,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let opened = self.expert.open()?;
-        let tokenizer =
-            opened.file.expert().tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
+        let tokenizer = opened.file.expert().tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
         let mut input = std::io::stdin().lock();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         let mut line = Vec::new();

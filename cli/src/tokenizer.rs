@@ -41,6 +41,10 @@ pub(crate) struct Train {
     /// Share of all characters that get tokens of their own; the rarest others become <unk>.
     #[arg(long, default_value_t = 0.9995, value_name = "SHARE")]
     character_coverage: f64,
+    /// Characters of distinct words to learn from: of the rare words of a larger corpus, a sample
+    /// stands for all. A million takes about a minute.
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    max_chars: usize,
     #[command(flatten)]
     bad_input: BadInputArg,
     /// Print what was made as JSON.
@@ -82,8 +86,8 @@ impl Command {
         let settings = VocabSettings {
             n_vocab: args.vocab_size,
             character_coverage: args.character_coverage,
+            max_chars: args.max_chars,
             bad_input,
-            ..VocabSettings::default()
         };
         let (path, skipped) = match (&args.run, &args.out) {
             (Some(root), _) => {

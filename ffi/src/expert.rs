@@ -32,9 +32,7 @@ impl xelm_expert {
     ///
     /// # Safety
     /// As the header says of handles.
-    pub(crate) unsafe fn get<'a>(
-        expert: *const xelm_expert,
-    ) -> Result<&'a Expert<'a>, Failure> {
+    pub(crate) unsafe fn get<'a>(expert: *const xelm_expert) -> Result<&'a Expert<'a>, Failure> {
         // SAFETY: the caller's promise is the one that `checked` asks for.
         let expert = unsafe { pointer::checked(expert) }?;
         // SAFETY: an open handle, which is never changed before it is closed.

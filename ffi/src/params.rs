@@ -141,7 +141,9 @@ pub unsafe extern "C" fn xelm_params_set_n_batch(
 ) -> xelm_status {
     let valid = n_batch > 0;
     // SAFETY: the header's rule for params.
-    unsafe { with(params, |p| checked(valid, "n_batch").and_then(|()| set(&mut p.n_batch, n_batch))) }
+    unsafe {
+        with(params, |p| checked(valid, "n_batch").and_then(|()| set(&mut p.n_batch, n_batch)))
+    }
 }
 
 /// Longest text that a session can tokenise, in bytes after normalisation: ordinary text grows by
@@ -165,7 +167,9 @@ pub unsafe extern "C" fn xelm_params_set_n_threads(
     let valid = (1..=1024).contains(&n_threads);
     // SAFETY: the header's rule for params.
     unsafe {
-        with(params, |p| checked(valid, "n_threads").and_then(|()| set(&mut p.n_threads, n_threads)))
+        with(params, |p| {
+            checked(valid, "n_threads").and_then(|()| set(&mut p.n_threads, n_threads))
+        })
     }
 }
 

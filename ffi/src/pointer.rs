@@ -88,7 +88,8 @@ pub(crate) unsafe fn place<T>(
     let header = unsafe { &mut *memory.cast::<MaybeUninit<T>>() };
     // SAFETY: the bytes after the header, disjoint from it. They come from outside of Rust, where
     // memory always holds some value, and every value is a `u8`.
-    let rest = unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>().add(head), len - head) };
+    let rest =
+        unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>().add(head), len - head) };
     Ok((header, rest))
 }
 

@@ -185,7 +185,8 @@ fn gradients_match_finite_differences() {
                 };
                 let difference = (at(h, &mut weights) - at(-h, &mut weights)) / (2.0 * h);
                 let error = (difference - f64::from(grads[i])).abs();
-                let bound = 1e-4 * f64::from(largest) + 2e-8;
+                // The second term is what rounding sums to single precision costs.
+                let bound = 1e-4 * f64::from(largest) + 1e-7;
                 assert!(error <= bound, "{activation:?} {}[{i}]: {error:.2e}", tensor.name);
             }
         }

@@ -165,11 +165,9 @@ impl fmt::Display for Error {
             Error::WrongShape { name } => {
                 write!(f, "the tensor {name} has the wrong shape or type")
             }
-            Error::NoTokenizer => write!(
-                f,
-                "the file has no xelm.tokenizer tables: it takes token ids, not text \
-                 (`xelm import` adds the tables)"
-            ),
+            Error::NoTokenizer => {
+                write!(f, "the file has no xelm.tokenizer tables: it takes token ids, not text")
+            }
             Error::MemoryTooSmall { needed } => write!(f, "{needed} bytes of memory are needed"),
             Error::MemoryMisaligned => write!(f, "the memory is not aligned to 64 bytes"),
             Error::TextTooLong { needed } => {

@@ -98,6 +98,7 @@ impl<'a> Expert<'a> {
     /// The rule that the file breaks; [`Error::BufferTooSmall`] where `layers` is too short.
     pub fn open(gguf: Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self> {
         let config = Config::read(&gguf)?;
+        gguf.expect_format_version()?;
         let short = Error::BufferTooSmall { needed: config.n_layer };
         let layers = layers.get_mut(..config.n_layer).ok_or(short)?;
         let mut expert = Expert {

@@ -11,7 +11,7 @@
 //! [`session`], [`sampler`], [`score`].
 
 #![no_std]
-#![warn(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
+#![warn(clippy::std_instead_of_core)]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;

@@ -106,9 +106,10 @@ impl Columns<'_> {
     #[inline(always)]
     pub fn set(&mut self, row: usize, col: usize, value: f32) {
         assert!(row < self.n_rows && self.range.contains(&col));
+        let place = self.base.wrapping_add(row * self.n_cols + col);
         // SAFETY: inside the matrix by the assertion; only this task owns the column, and the
         // matrix stays mutably borrowed in `split_columns` until all tasks are done.
-        unsafe { *self.base.add(row * self.n_cols + col) = value };
+        unsafe { *place = value };
     }
 }
 

@@ -58,7 +58,7 @@ impl Pool {
             epoch: AtomicU64::new(0),
             job: Mutex::new(None),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            busy: AtomicUsize::new(n_threads.max(1) - 1),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
             done: Condvar::new(),
@@ -67,8 +67,14 @@ impl Pool {
         for i in 1..n_threads.max(1) {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(std::format!("xelm-{i}"));
-            pool.threads.push(builder.spawn(move || shared.help())?);
+            pool.threads.push(builder.spawn(move || {
+                drop(Leave(&shared));
+                shared.help();
+            })?);
         }
+        // A thread allocates while it starts; nothing may do so later.
+        let shared = &*pool.shared;
+        shared.wait_until(&shared.done, || shared.busy.load(Ordering::Acquire) == 0);
         Ok(pool)
     }
 
@@ -126,6 +132,19 @@ impl Drop for Pool {
     }
 }
 
+/// Reports, when dropped, that a helper is no longer busy: also when a task panics, so that nobody waits
+/// for ever.
+struct Leave<'a>(&'a Shared);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _waiter = self.0.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.done.notify_all();
+        }
+    }
+}
+
 impl Shared {
     /// Takes tasks until none is left.
     fn work(&self, job: Job) {
@@ -149,16 +168,6 @@ impl Shared {
                 return;
             }
             let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-            // Leaves the phase also when a task panics, so that nobody waits for ever.
-            struct Leave<'a>(&'a Shared);
-            impl Drop for Leave<'_> {
-                fn drop(&mut self) {
-                    if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
-                        let _waiter = self.0.sleep.lock().unwrap_or_else(PoisonError::into_inner);
-                        self.0.done.notify_all();
-                    }
-                }
-            }
             let _leave = Leave(self);
             if let Some(job) = job {
                 self.work(job);

@@ -32,8 +32,6 @@ pub mod keys {
     pub const FALLBACK_ORDER: &str = "xelm.set.fallback.order";
     /// str: hash of the vocabulary that all experts share.
     pub const TOKENIZER_HASH: &str = "xelm.set.tokenizer_hash";
-    /// u32: width of the experts.
-    pub const EMBEDDING_LENGTH: &str = "xelm.set.embedding_length";
 }
 
 /// An open `set.gguf`.
@@ -95,6 +93,7 @@ impl<'a> Set<'a> {
     /// The rule that the file breaks.
     pub fn open(gguf: &Gguf<'a>) -> Result<Self> {
         gguf.expect_architecture(ARCH_SET)?;
+        gguf.expect_format_version()?;
         let array = |key: &'static str, of: ValueType| -> Result<Array<'a>> {
             gguf.get(key).ok_or(Error::MissingKey { key })?.array(&[of], key)
         };
@@ -140,7 +139,9 @@ impl<'a> Set<'a> {
             return Err(Error::OutOfRange { what: keys::FALLBACK_ORDER });
         }
         // A file name that leaves the folder is an attack.
-        let bad_name = |f: &str| f.is_empty() || f.contains(['/', '\\', ':', '\0']) || f == "..";
+        let bad_name = |f: &str| {
+            f.is_empty() || f.contains(['/', '\\', ':', '\0']) || [".", ".."].contains(&f)
+        };
         if self.files.strings().any(bad_name) {
             return Err(Error::OutOfRange { what: keys::FILES });
         }

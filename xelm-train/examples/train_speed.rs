@@ -14,12 +14,16 @@ const SHAPES: [(usize, usize, usize, usize, usize); 3] =
 
 fn main() {
     let threads = std::env::args().nth(1).and_then(|n| n.parse().ok());
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("threads");
     let which: Option<usize> = std::env::args().nth(2).and_then(|n| n.parse().ok());
     println!("parameters  n_ctx  tokens/step  tokens/s  GFLOP/s  GEMM GFLOP/s  share");
-    for (n_layer, n_embd, n_vocab, n_ctx, n_batch) in
-        SHAPES.into_iter().enumerate().filter(|(i, _)| which.is_none_or(|w| w == *i)).map(|(_, s)| s)
+    for (n_layer, n_embd, n_vocab, n_ctx, n_batch) in SHAPES
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| which.is_none_or(|w| w == *i))
+        .map(|(_, s)| s)
     {
         let model = ModelSettings { n_layer, n_embd, n_head: n_embd / 32, n_ff: 4 * n_embd, n_ctx };
         let config = model.config(n_vocab).expect("dimensions");

@@ -1,9 +1,8 @@
 //! Evaluation through the runtime on the exported files: what is reported is what is deployed.
 
-use crate::corpus::{Corpus, CorpusFile, Documents, Split};
+use crate::corpus::{Corpus, CorpusFile, Documents, Split, is_held_out};
 use crate::memory::Memory;
 use crate::run::{DENSE, RANDOM, Run, SEED, SET};
-use crate::tokens::is_held_out;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -58,7 +57,7 @@ pub fn evaluate_run(run: &Run) -> Result<Table> {
     for name in [SEED, DENSE, RANDOM] {
         let path = run.path("models").join(format!("{name}.gguf"));
         if path.exists() {
-            columns.push((name.to_owned(), Source::Model(open(&path)?)));
+            columns.push((name.to_owned(), Source::Model(Box::new(open(&path)?))));
         }
     }
     for (column, folder) in set_folders(run)? {
@@ -163,7 +162,7 @@ fn set_folders(run: &Run) -> Result<Vec<(String, PathBuf)>> {
 
 /// Where a column's model for a language comes from.
 enum Source {
-    Model(ExpertFile),
+    Model(Box<ExpertFile>),
     Set(SetExperts),
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use xelm_runtime::config::{
     ARCH_OWN, ARCH_STANDARD, Activation, Config, Role, TensorId, inventory,
 };
-use xelm_runtime::format::{AtomicFile, Gguf, Writer, keys};
+use xelm_runtime::format::{AtomicFile, FORMAT_VERSION, Gguf, Writer, keys};
 use xelm_runtime::math;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::quant::DType;
@@ -123,7 +123,7 @@ pub fn export(checkpoint: &Checkpoint, tokenizer: &Gguf<'_>, path: &Path) -> Res
     writer.u32(keys::FILE_TYPE, FILE_TYPE_F32);
     writer.u32(keys::QUANTIZATION_VERSION, 2);
     config.write(&mut writer);
-    writer.u32(keys::FORMAT_VERSION, 1);
+    writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
     writer.string(keys::EXPERT_ID, &spec.name);
     writer.strings(keys::EXPERT_LANGUAGES, &spec.languages);
     writer.string(keys::EXPERT_PARENT, &info.parent);
@@ -179,7 +179,7 @@ fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec
 fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<()> {
     let column = |f: fn(&SetEntry) -> &String| entries.iter().map(f).collect::<Vec<_>>();
     let mut writer = Writer::new(ARCH_SET);
-    writer.u32(keys::FORMAT_VERSION, 1);
+    writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
     writer.strings(set_keys::IDS, &column(|e| &e.id));
     writer.strings(set_keys::FILES, &column(|e| &e.file));
     writer.u64s(set_keys::SIZES, &entries.iter().map(|e| e.size).collect::<Vec<_>>());

@@ -223,7 +223,7 @@ impl Run {
         }
         self.manifest.model = Some(model);
         write_json(&self.path(MANIFEST), &self.manifest)?;
-        let shards = self.shards(self.languages(), &vocabulary)?;
+        let shards = self.shards(self.languages(), &vocabulary, n_vocab)?;
         let mut stream = Stream::new(&shards, |_, _| true, eos, settings.seed, settings.n_ctx)?;
         let spec = JobSpec {
             name: SEED.to_owned(),
@@ -309,10 +309,11 @@ impl Run {
             Branch::Dense => (DENSE, self.languages().to_vec()),
             Branch::Random => (RANDOM, self.languages().to_vec()),
         };
-        let shards = self.shards(&languages, &vocabulary)?;
+        let shards = self.shards(&languages, &vocabulary, config.n_vocab)?;
         // Document d of shard s belongs to one of k random parts; the control trains on the first.
         let key = [settings.seed as u32, 0x7061_7274];
-        let in_part = |s: usize, d: usize| philox(d as u64, s as u64, key)[0] as usize % k == 0;
+        let in_part =
+            |s: usize, d: usize| (philox(d as u64, s as u64, key)[0] as usize).is_multiple_of(k);
         let keep = |s: usize, d: usize| *branch != Branch::Random || in_part(s, d);
         let mut stream = Stream::new(&shards, keep, eos, settings.seed, settings.n_ctx)?;
         let job = Job {
@@ -381,14 +382,22 @@ impl Run {
         Ok((tokenizer.n_vocab(), hex(&tokenizer.hash()), tokenizer.eos()))
     }
 
-    fn shards(&self, languages: &[String], vocabulary: &str) -> Result<Vec<TokenShard>> {
+    fn shards(
+        &self,
+        languages: &[String],
+        vocabulary: &str,
+        n_vocab: usize,
+    ) -> Result<Vec<TokenShard>> {
         let folder = self.path("tokens");
         languages
             .iter()
             .map(|language| {
                 let path = shard_path(&folder, language, Split::Train);
                 check_vocabulary(&path, vocabulary)?;
-                TokenShard::open(&path)
+                let shard = TokenShard::open(&path)?;
+                let ids_are_known = shard.tokens().iter().all(|&id| (id as usize) < n_vocab);
+                let unknown = xelm_runtime::Error::OutOfRange { what: "a token id" };
+                if ids_are_known { Ok(shard) } else { Err(Error::file(&path)(unknown)) }
             })
             .collect()
     }

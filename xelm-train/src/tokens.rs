@@ -5,7 +5,7 @@
 //! and the end). It records the vocabulary and the corpus files it was made from, and is made anew
 //! when these change.
 
-use crate::corpus::{BadInput, Corpus, CorpusFile, Documents, Skipped, Split};
+use crate::corpus::{BadInput, Corpus, CorpusFile, Documents, Skipped, Split, is_held_out};
 use crate::memory::Memory;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -21,9 +21,6 @@ use xelm_runtime::tokenizer::{Scratch, Tokenizer, hex};
 
 /// `general.architecture` of a token shard.
 pub const ARCH_TOKENS: &str = "xelm-tokens";
-
-/// Where no file holds the held-out documents, one in this many is held out, chosen by its hash.
-const HELD_OUT: u64 = 50;
 
 /// Documents tokenised together.
 const BATCH: usize = 256;
@@ -204,12 +201,6 @@ pub fn encode(tokenizer: &Tokenizer<'_>, text: &[u8]) -> xelm_runtime::Result<Ve
     let mut memory = Memory::new(plan.used());
     let mut scratch = Scratch::carve(&mut Arena::new(memory.bytes())?, capacity)?;
     Ok(tokenizer.encode(text, &mut scratch)?.ids.to_vec())
-}
-
-/// Whether a document is held out of a corpus that has no held-out files of its own.
-pub fn is_held_out(text: &str) -> bool {
-    let digest: [u8; 32] = Sha256::digest(text).into();
-    digest.first_chunk().is_some_and(|b| u64::from_le_bytes(*b).is_multiple_of(HELD_OUT))
 }
 
 /// What a shard depends on: the vocabulary, and name, size and time of every file.

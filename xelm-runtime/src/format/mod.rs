@@ -22,6 +22,8 @@ pub use write::{AtomicFile, Writer};
 pub const MAGIC: [u8; 4] = *b"GGUF";
 /// The version that is written.
 pub const VERSION: u32 = 3;
+/// Version of what this project adds to GGUF, in `xelm.format_version`.
+pub const FORMAT_VERSION: u32 = 1;
 /// Alignment of tensors in files that we write, and what a mapped file's base must have at least.
 pub const ALIGNMENT: usize = 64;
 /// Alignment where a file does not state one (GGUF's default).

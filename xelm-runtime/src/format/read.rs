@@ -9,7 +9,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use super::{DEFAULT_ALIGNMENT, MAGIC, ValueType, keys};
+use super::{DEFAULT_ALIGNMENT, FORMAT_VERSION, MAGIC, ValueType, keys};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -156,6 +156,17 @@ impl<'a> Gguf<'a> {
             Some(Value::String(_)) => Err(Error::WrongArchitecture { expected }),
             Some(_) => Err(Error::WrongType { key: keys::ARCHITECTURE }),
             None => Err(Error::MissingKey { key: keys::ARCHITECTURE }),
+        }
+    }
+
+    /// Checks `xelm.format_version`, which foreign files do not have.
+    ///
+    /// # Errors
+    /// The file is of a later version.
+    pub fn expect_format_version(&self) -> Result<()> {
+        match self.get(keys::FORMAT_VERSION).map(|v| v.u32(keys::FORMAT_VERSION)).transpose()? {
+            None | Some(FORMAT_VERSION) => Ok(()),
+            Some(_) => Err(Error::OutOfRange { what: keys::FORMAT_VERSION }),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Tokenizer, token_type};
 use crate::error::Result;
 use crate::format::{Gguf, Value, Writer, keys};
 use crate::trie;
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::string::String;
 use std::vec::Vec;
 

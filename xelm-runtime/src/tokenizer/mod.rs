@@ -301,6 +301,9 @@ fn parse_hash(text: &str) -> Result<[u8; 32]> {
     }
     for (byte, pair) in hash.iter_mut().zip(pairs) {
         let digits = core::str::from_utf8(pair).map_err(|_| bad)?;
+        if !pair.iter().all(u8::is_ascii_hexdigit) {
+            return Err(bad);
+        }
         *byte = u8::from_str_radix(digits, 16).map_err(|_| bad)?;
     }
     Ok(hash)

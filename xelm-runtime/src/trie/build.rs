@@ -56,9 +56,9 @@ fn children(
     keys: &[(&[u8], u32)],
     start: usize,
     depth: usize,
-) -> Vec<(u8, std::ops::Range<usize>)> {
+) -> Vec<(u8, core::ops::Range<usize>)> {
     let label = |key: &[u8]| key.get(depth).copied().unwrap_or(0);
-    let mut children: Vec<(u8, std::ops::Range<usize>)> = Vec::new();
+    let mut children: Vec<(u8, core::ops::Range<usize>)> = Vec::new();
     for (i, (key, _)) in keys.iter().enumerate() {
         match children.last_mut() {
             Some((last, range)) if *last == label(key) => range.end = start + i + 1,
@@ -95,7 +95,7 @@ impl Builder {
     }
 
     /// Finds a base for the children of `node`, reserves their places and links the node to it.
-    fn place(&mut self, node: usize, children: &[(u8, std::ops::Range<usize>)]) -> usize {
+    fn place(&mut self, node: usize, children: &[(u8, core::ops::Range<usize>)]) -> usize {
         let first = usize::from(children[0].0);
         let mut tries = 0;
         let mut index = self.first_free;

@@ -183,10 +183,10 @@ pub trait Backend {
     /// Hands over the inputs and targets of a micro-batch, `[N]` each; targets may be [`IGNORE`].
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]);
 
-    /// out[n] = scale · table[input[n]] + positions[n mod T]; `out` `[N, C]`, `table` `[V, C]`,
+    /// `out[n] = scale · table[input[n]] + positions[n mod T]`; `out` `[N, C]`, `table` `[V, C]`,
     /// `positions` `[T, C]`.
     fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize);
-    /// d_table[input[n]] += scale · d_out[n], in the order of n.
+    /// `d_table[input[n]] += scale · d_out[n]`, in the order of n.
     fn embed_backward(&mut self, d_table: Span, d_out: Span, scale: f32, n_embd: usize);
 
     /// out = (x − mean) / √(variance + eps) · weight + bias for each row of `weight.len` numbers;

@@ -135,7 +135,7 @@ const EMBED_SCALE: f32 = 1.5;
 const HIDDEN_SCALE: f32 = 0.7;
 /// The last norm's weight at width 128: keeps the first logits small, and with them the first loss at ln V
 /// (within 0.05), though the embedding is the output layer too.
-const OUTPUT_NORM: f32 = 0.15;
+const OUTPUT_NORM: f32 = 0.1;
 
 /// Writes first values: normal weights scaled by their fan-in, zero biases, unit norms.
 pub fn init(backend: &mut impl Backend, params: &Params, config: &Config, seed: u64) {

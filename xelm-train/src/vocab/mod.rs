@@ -4,7 +4,7 @@ mod charsmap;
 
 pub use charsmap::charsmap;
 
-use crate::corpus::{BadInput, Corpus, Documents, Skipped, Split};
+use crate::corpus::{BadInput, Corpus, Documents, Skipped, Split, is_held_out};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use std::path::Path;
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use unicode_normalization::char::is_combining_mark;
 use xelm_runtime::format::{AtomicFile, Writer};
+use xelm_runtime::rng::philox;
 use xelm_runtime::tokenizer::{Normalizer, SPACE, Vocabulary};
 
 /// `general.architecture` of a file that holds a vocabulary alone.
@@ -24,8 +25,8 @@ pub struct VocabSettings {
     pub n_vocab: usize,
     /// Share of all characters that get pieces of their own; the rarest others become `<unk>`.
     pub character_coverage: f64,
-    /// Distinct words that are learnt from, the most frequent ones.
-    pub max_words: usize,
+    /// Characters of distinct words that are learnt from: a sample of the rare words stands for all.
+    pub max_chars: usize,
     /// What to do with bad lines.
     pub bad_input: BadInput,
 }
@@ -35,7 +36,7 @@ impl Default for VocabSettings {
         VocabSettings {
             n_vocab: 16_000,
             character_coverage: 0.9995,
-            max_words: 2_000_000,
+            max_chars: 1_000_000,
             bad_input: BadInput::Stop,
         }
     }
@@ -82,17 +83,23 @@ fn count_words(
     let files: Vec<_> = corpus
         .languages
         .iter()
-        .flat_map(|(language, files)| files.iter().map(move |file| (language, file)))
-        .filter(|(_, file)| file.split == Split::Train)
+        .flat_map(|(language, files)| {
+            let has_valid = files.iter().any(|f| f.split == Split::Valid);
+            files.iter().map(move |file| (language, file, has_valid))
+        })
+        .filter(|(_, file, _)| file.split == Split::Train)
         .collect();
     let counted: Result<Vec<(Counts, Vec<Skipped>)>> = files
         .par_iter()
-        .map(|(language, file)| {
+        .map(|(language, file, has_valid)| {
             let mut counts = Counts::new();
             let mut documents = Documents::open(file, language, bad_input)?;
             let mut normalized = Vec::new();
             for document in &mut documents {
                 let text = document?.text;
+                if !has_valid && is_held_out(&text) {
+                    continue;
+                }
                 // A document is cut where a piece could not span anyway, to bound memory.
                 normalized.resize(normalizer.normalized_len(text.as_bytes()), 0);
                 let n = normalizer
@@ -164,7 +171,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Drops the rarest characters, splitting words at them, and keeps the most frequent words, sorted.
+/// Drops the rarest characters, splitting words at them, samples the words that are left, and sorts.
 fn select_words(words: Counts, settings: &VocabSettings) -> Vec<(String, u32)> {
     let mut characters: HashMap<char, u64> = HashMap::new();
     for (word, n) in &words {
@@ -176,25 +183,57 @@ fn select_words(words: Counts, settings: &VocabSettings) -> Vec<(String, u32)> {
     by_count.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let total: u64 = by_count.iter().map(|(_, n)| n).sum();
     let mut covered = 0u64;
-    let mut kept = std::collections::HashSet::new();
+    let mut kept = HashMap::new();
     for (c, n) in by_count {
         if covered as f64 >= settings.character_coverage * total as f64 {
             break;
         }
         covered += n;
-        kept.insert(c);
+        kept.insert(c, n);
     }
     let mut selected = Counts::new();
     for (word, n) in words {
-        for part in word.split(|c| !kept.contains(&c)).filter(|part| !part.is_empty()) {
+        for part in word.split(|c| !kept.contains_key(&c)).filter(|part| !part.is_empty()) {
             *selected.entry(part.to_owned()).or_default() += n;
         }
     }
+    let mut selected = sample(selected, settings.max_chars);
+    // Every kept character gets a piece, also one whose words were not drawn.
+    for (c, n) in &kept {
+        selected.entry(c.to_string()).or_insert(*n);
+    }
     let mut selected: Vec<(String, u64)> = selected.into_iter().collect();
-    selected.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    selected.truncate(settings.max_words);
     selected.sort();
     selected.into_iter().map(|(word, n)| (word, u32::try_from(n).unwrap_or(u32::MAX))).collect()
+}
+
+/// Draws words until their characters are at most `max_chars`: with a threshold t, a word that occurs
+/// n < t times is kept with probability n / t and then counts t times. Every language keeps its
+/// weight, also one whose script has no spaces, so that nearly all of its "words" occur once.
+fn sample(words: Counts, max_chars: usize) -> Counts {
+    let n_chars = |words: &Counts| words.keys().map(|w| w.chars().count()).sum::<usize>();
+    let mut threshold = 1u64;
+    let mut drawn = words;
+    while n_chars(&drawn) > max_chars && threshold < 1 << 40 {
+        threshold *= 2;
+        drawn = drawn
+            .into_iter()
+            .filter_map(|(word, n)| {
+                let stays = uniform(&word, threshold) * (threshold as f64) < n as f64;
+                stays.then(|| (word, n.max(threshold)))
+            })
+            .collect();
+    }
+    drawn
+}
+
+/// A number in [0, 1) that depends on the word and the draw alone.
+fn uniform(word: &str, draw: u64) -> f64 {
+    // FNV-1a gathers the bytes, Philox mixes them.
+    let hash = word.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    f64::from(philox(hash, draw, [0x766f_6361, 0])[0]) / (1u64 << 32) as f64
 }
 
 /// Learns at most `n_vocab − 4` pieces with their scores, best first.
@@ -264,6 +303,18 @@ mod tests {
         assert_eq!(cut("2024年の夏"), ["2", "0", "2", "4", "年の夏"]);
         assert_eq!(cut("▁हिन्दी"), ["▁हिन्दी"]);
         assert!(cut("").is_empty());
+    }
+
+    #[test]
+    fn a_sample_of_words_keeps_the_weights() {
+        let words: Counts =
+            (0..40_000u64).map(|i| (format!("{i:05}"), 1 + (i % 97) / 90)).collect();
+        let total: u64 = words.values().sum();
+        let drawn = sample(words.clone(), 20_000);
+        assert!(drawn.len() * 5 <= 20_000 && drawn.len() > 1500, "{}", drawn.len());
+        let weight: u64 = drawn.values().sum();
+        assert!((weight as f64 / total as f64 - 1.0).abs() < 0.06, "{weight} of {total}");
+        assert_eq!(sample(words.clone(), usize::MAX), words);
     }
 
     #[test]

@@ -1,0 +1,5 @@
+//! The command line, for the tests.
+
+fn main() -> std::process::ExitCode {
+    xelm_cli::main()
+}

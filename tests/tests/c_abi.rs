@@ -1,0 +1,311 @@
+//! The C ABI: the example in C, and every misuse that the header calls an error.
+
+#![allow(clippy::multiple_unsafe_ops_per_block, reason = "a C program has no smaller steps either")]
+
+use core::ffi::{CStr, c_char, c_void};
+use core::mem::MaybeUninit;
+use core::ptr::{null, null_mut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use xelm::expert::*;
+use xelm::params::*;
+use xelm::session::*;
+use xelm::set::*;
+use xelm::status::*;
+use xelm_tests::xelm::Xelm;
+use xelm_train::memory::Memory;
+
+const XELM: Xelm =
+    Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
+
+static RUN: LazyLock<PathBuf> = LazyLock::new(|| XELM.tiny_run("c_abi").0);
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The static library, which cargo builds beside the test's own dependencies.
+fn static_library() -> PathBuf {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    deps.join("libxelm.a")
+}
+
+/// Compiles a C file against the committed header and the static library, warnings being errors.
+fn compile(source: &Path, program: &Path, standard: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let status = Command::new(compiler)
+        .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-I"])
+        .arg(root.join("include"))
+        .arg(source)
+        .arg(static_library())
+        .args(["-lpthread", "-lm", "-ldl", "-o"])
+        .arg(program)
+        .status()
+        .expect("a C compiler (cc, or the one that CC names)");
+    assert!(status.success());
+}
+
+/// The example writes what `xelm generate` writes, and scores what `xelm score` scores.
+#[test]
+fn the_example_agrees_with_the_command_line() {
+    let program = XELM.folder("c_example").join("generate");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    compile(&root.join("ffi/examples/generate.c"), &program, "-std=c11");
+    let set = RUN.join("set-q8_0");
+    let output = Command::new(&program).args([text(&set), "de-AT", "Am Morgen"]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let select = ["--set", text(&set), "--lang", "de-AT", "--json"];
+    let generate = ["generate", "--prompt", "Am Morgen", "--max-tokens", "40"];
+    let generated: serde_json::Value =
+        serde_json::from_str(&XELM.run(&[&generate[..], &select].concat())).unwrap();
+    let written = format!("Am Morgen{}\n", generated["text"].as_str().unwrap());
+    assert!(stdout.contains(&written), "{stdout}\n{generated}");
+    // The command line scores with keys and values in single precision, the example with half.
+    let score: serde_json::Value =
+        serde_json::from_str(&XELM.run(&[&["score", "--text", "Am Morgen"][..], &select].concat()))
+            .unwrap();
+    let last = stdout.lines().last().unwrap();
+    let nll: f64 = last.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!((nll - score["nll_sum"].as_f64().unwrap()).abs() < 0.02, "{last} {score}");
+    // Errors are told in words.
+    let output = Command::new(&program).args(["no/such/set", "de", "a"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("errno 2") && stderr.contains("no/such/set"), "{stderr}");
+}
+
+/// The header alone, as C99 and as C++.
+#[test]
+fn the_header_is_c_and_cpp() {
+    let folder = XELM.folder("c_header");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for (name, standard) in [("header.c", "-std=c99"), ("header.cpp", "-std=c++11")] {
+        let source = folder.join(name);
+        std::fs::write(
+            &source,
+            "#include \"xelm.h\"\nint main(void) { return xelm_version() == 0; }\n",
+        )
+        .unwrap();
+        let compiler = if name.ends_with("cpp") { "c++" } else { "cc" };
+        let status = Command::new(compiler)
+            .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-I"])
+            .args([&root.join("include"), &source])
+            .status();
+        match status {
+            Ok(status) => assert!(status.success(), "{name}"),
+            Err(_) if compiler == "c++" => println!("skipped: no C++ compiler"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn params() -> MaybeUninit<xelm_params> {
+    let mut params = MaybeUninit::uninit();
+    // SAFETY: 256 writable bytes.
+    assert_eq!(unsafe { xelm_params_init(params.as_mut_ptr(), XELM_ABI_VERSION) }, XELM_OK);
+    params
+}
+
+/// An open set, expert and session with the memory that they live in.
+struct Opened {
+    params: MaybeUninit<xelm_params>,
+    set: *mut xelm_set,
+    expert: *mut xelm_expert,
+    session: *mut xelm_session,
+    _memory: [Memory; 3],
+}
+
+impl Opened {
+    fn new() -> Opened {
+        let folder = text(&RUN.join("set-q8_0")).to_owned();
+        let mut params = params();
+        let p = params.as_mut_ptr();
+        let (mut set, mut expert, mut session) = (null_mut(), null_mut(), null_mut());
+        let (mut size, mut plan) = (0, MaybeUninit::<xelm_plan>::uninit());
+        // SAFETY: all pointers are to live memory of the right size.
+        unsafe {
+            let mut set_memory = Memory::new(xelm_set_size());
+            let (m, n) = (set_memory.bytes().as_mut_ptr().cast(), xelm_set_size());
+            let path = folder.as_ptr().cast();
+            assert_eq!(xelm_set_open(p, path, folder.len(), m, n, &mut set), XELM_OK);
+            assert_eq!(xelm_expert_plan(p, set, 0, &mut size), XELM_OK);
+            let mut expert_memory = Memory::new(size);
+            let m: *mut c_void = expert_memory.bytes().as_mut_ptr().cast();
+            let short = xelm_expert_open(p, set, 0, m, size - 1, &mut expert);
+            assert_eq!((short, expert.is_null()), (XELM_MEMORY_TOO_SMALL, true));
+            assert_eq!(xelm_expert_open(p, set, 0, m, size, &mut expert), XELM_OK);
+            assert_eq!(xelm_session_plan(p, expert, plan.as_mut_ptr()), XELM_OK);
+            let plan = plan.assume_init();
+            assert_eq!(plan.total, plan.kv + plan.scratch + plan.text + plan.handle);
+            let mut memory = Memory::new(plan.total);
+            let m: *mut c_void = memory.bytes().as_mut_ptr().cast();
+            let short = xelm_session_init(p, expert, m, plan.total - 1, &mut session);
+            assert_eq!((short, session.is_null()), (XELM_MEMORY_TOO_SMALL, true));
+            assert_eq!(xelm_session_init(p, expert, m, plan.total, &mut session), XELM_OK);
+            let _memory = [set_memory, expert_memory, memory];
+            Opened { params, set, expert, session, _memory }
+        }
+    }
+
+    fn error(&self) -> String {
+        // SAFETY: an open session.
+        let text = unsafe { CStr::from_ptr(xelm_session_last_error(self.session)) };
+        text.to_str().unwrap().to_owned()
+    }
+
+    fn params_error(&self) -> String {
+        // SAFETY: initialised params.
+        let text = unsafe { CStr::from_ptr(xelm_params_last_error(self.params.as_ptr())) };
+        text.to_str().unwrap().to_owned()
+    }
+}
+
+unsafe extern "C" fn count(user: *mut c_void, _: u32, _: *const c_char, n: usize) -> i32 {
+    // SAFETY: `user` is the counter that the test hands over.
+    unsafe { &*user.cast::<AtomicUsize>() }.fetch_add(n, Ordering::Relaxed);
+    0
+}
+
+unsafe extern "C" fn stop(_: *mut c_void, _: u32, _: *const c_char, _: usize) -> i32 {
+    1
+}
+
+unsafe extern "C" fn reenter(user: *mut c_void, _: u32, _: *const c_char, _: usize) -> i32 {
+    // SAFETY: `user` is an open session.
+    let status = unsafe { xelm_session_reset(user.cast()) };
+    assert_eq!(status, XELM_BUSY);
+    1
+}
+
+unsafe extern "C" fn cancel(user: *mut c_void, _: u32, _: *const c_char, _: usize) -> i32 {
+    // SAFETY: `user` is an open session.
+    assert_eq!(unsafe { xelm_session_cancel(user.cast()) }, XELM_OK);
+    0
+}
+
+#[test]
+fn a_session_from_beginning_to_end() {
+    let opened = Opened::new();
+    let s = opened.session;
+    let (mut n, mut why, mut n_past) = (0, -1, 0);
+    let written = AtomicUsize::new(0);
+    let counter: *mut c_void = core::ptr::from_ref(&written).cast_mut().cast();
+    // SAFETY: handles are open, pointers live.
+    unsafe {
+        // Nothing has been read: there is nothing to continue.
+        let mut token = 7;
+        assert_eq!(xelm_session_next(s, &mut token), XELM_BAD_PARAMETER);
+        assert_eq!(token, 7);
+        assert!(opened.error().contains("nothing has been read"));
+
+        assert_eq!(xelm_session_prefill_text(s, c"Am Morgen".as_ptr(), 9), XELM_OK);
+        assert_eq!(opened.error(), "");
+        assert_eq!(xelm_session_n_past(s, &mut n_past), XELM_OK);
+        let (mut logits, mut n_vocab) = (null(), 0);
+        assert_eq!(xelm_session_logits(s, &mut logits, &mut n_vocab), XELM_OK);
+        assert_eq!(n_vocab, xelm_expert_n_vocab(opened.expert));
+        let first = core::slice::from_raw_parts(logits, n_vocab).to_vec();
+        assert_eq!(xelm_session_next(s, &mut token), XELM_OK);
+        assert!((token as usize) < n_vocab && first.iter().all(|l| l.is_finite()));
+        assert_eq!(xelm_session_generate(s, 5, Some(count), counter, &mut n, &mut why), XELM_OK);
+        assert!(n <= 5 && (why == XELM_STOP_LIMIT || why == XELM_STOP_END), "{n} {why}");
+        assert_eq!(xelm_session_generate(s, 5, Some(stop), counter, &mut n, &mut why), XELM_OK);
+        assert_eq!(xelm_session_generate(s, 5, Some(reenter), s.cast(), &mut n, &mut why), XELM_OK);
+
+        // Cancelled in the middle, the session goes on afterwards.
+        assert_eq!(xelm_session_reset(s), XELM_OK);
+        assert_eq!(xelm_session_prefill_text(s, c"Am Morgen".as_ptr(), 9), XELM_OK);
+        let status = xelm_session_generate(s, 5, Some(cancel), s.cast(), &mut n, &mut why);
+        assert_eq!((status, opened.error().as_str()), (XELM_CANCELLED, "cancelled"));
+        assert_eq!(xelm_session_rewind(s, n_past - 1), XELM_OK);
+        let mut ids = [0u32; 16];
+        let (text, mut n_ids) = (c"Am Morgen".as_ptr(), 0);
+        assert_eq!(xelm_session_tokenize(s, text, 9, null_mut(), 0, &mut n_ids), XELM_OK);
+        assert_eq!(n_ids, n_past - 1);
+        let short = xelm_session_tokenize(s, text, 9, ids.as_mut_ptr(), n_ids - 1, &mut n_ids);
+        assert_eq!(short, XELM_BUFFER_TOO_SMALL);
+        assert_eq!(xelm_session_tokenize(s, text, 9, ids.as_mut_ptr(), 16, &mut n_ids), XELM_OK);
+        assert_eq!(xelm_session_prefill(s, &ids[n_ids - 1], 1), XELM_OK);
+        assert_eq!(xelm_session_logits(s, &mut logits, &mut n_vocab), XELM_OK);
+        assert_eq!(core::slice::from_raw_parts(logits, n_vocab), first);
+
+        let (mut nll, mut n_tokens, mut n_bytes) = (0.0, 0, 0);
+        let status = xelm_session_score(s, text, 9, &mut nll, &mut n_tokens, &mut n_bytes);
+        assert_eq!((status, n_tokens, n_bytes), (XELM_OK, n_ids + 1, 9));
+        assert!(nll > 0.0);
+
+        // Sets are for choosing; experts outlive them; sessions are closed first.
+        assert_eq!(xelm_set_close(opened.set), XELM_OK);
+        assert_eq!(xelm_session_reset(s), XELM_OK);
+        assert_eq!(xelm_session_prefill_text(s, null(), 0), XELM_OK);
+        assert_eq!(xelm_session_close(s), XELM_OK);
+        assert_eq!(xelm_session_close(s), XELM_BAD_HANDLE);
+        assert_eq!(xelm_expert_close(opened.expert), XELM_OK);
+        assert_eq!(xelm_expert_close(opened.expert), XELM_BAD_HANDLE);
+        assert_eq!(xelm_set_close(opened.set), XELM_BAD_HANDLE);
+    }
+}
+
+#[test]
+fn misuse_is_an_error() {
+    let mut opened = Opened::new();
+    let (p, s) = (opened.params.as_mut_ptr(), opened.session);
+    let mut raw = MaybeUninit::<xelm_params>::zeroed();
+    // SAFETY: every pointer is NULL or to live memory.
+    unsafe {
+        assert_eq!(xelm_params_init(null_mut(), XELM_ABI_VERSION), XELM_NULL);
+        assert_eq!(xelm_params_init(raw.as_mut_ptr(), XELM_ABI_VERSION + 1), XELM_ABI_MISMATCH);
+        assert_eq!(xelm_params_set_n_ctx(raw.as_mut_ptr(), 5), XELM_BAD_HANDLE);
+        assert_eq!(xelm_params_set_n_ctx(null_mut(), 5), XELM_NULL);
+        assert_eq!(xelm_params_set_n_batch(p, 0), XELM_BAD_PARAMETER);
+        assert_eq!(xelm_params_set_n_threads(p, 0), XELM_BAD_PARAMETER);
+        assert_eq!(xelm_params_set_kv_type(p, 9), XELM_BAD_PARAMETER);
+        assert_eq!(xelm_params_set_sampling(p, f32::NAN, 0, 1.0, 0), XELM_BAD_PARAMETER);
+        assert_eq!(opened.params_error(), "the parameter temperature is out of range");
+        assert_eq!(xelm_params_set_n_ctx(p, 1 << 20), XELM_OK);
+        let mut plan = MaybeUninit::<xelm_plan>::uninit();
+        assert_eq!(xelm_session_plan(p, opened.expert, plan.as_mut_ptr()), XELM_BAD_PARAMETER);
+
+        let set_as_expert: *const xelm_expert = s.cast_const().cast();
+        assert_eq!(xelm_session_plan(p, set_as_expert, plan.as_mut_ptr()), XELM_BAD_HANDLE);
+        assert_eq!(xelm_session_plan(p, null(), plan.as_mut_ptr()), XELM_NULL);
+        assert_eq!(xelm_expert_n_vocab(set_as_expert), 0);
+
+        let mut size = 0;
+        assert_eq!(xelm_expert_plan(p, opened.set, 99, &mut size), XELM_OUT_OF_RANGE);
+        let path = b"no/such/file";
+        assert_eq!(xelm_expert_file_plan(p, path.as_ptr().cast(), 12, &mut size), XELM_IO);
+        assert!(opened.params_error().contains("no/such/file"), "{}", opened.params_error());
+        let path = [0xffu8, 0xfe];
+        assert_eq!(xelm_expert_file_plan(p, path.as_ptr().cast(), 2, &mut size), XELM_NOT_UTF8);
+
+        let (mut index, mut how, mut language, mut len) = (0, 0, null(), 0);
+        let mut select = |tag: &str| {
+            let tag_ptr = tag.as_ptr().cast();
+            let (i, l) = (&raw mut index, &raw mut language);
+            xelm_set_select(opened.set, tag_ptr, tag.len(), i, &mut how, l, &mut len)
+        };
+        assert_eq!(select("xx"), XELM_NO_EXPERT);
+        assert_eq!(select("no tag"), XELM_BAD_LANGUAGE_TAG);
+        assert_eq!(select("ja-JP"), XELM_OK);
+        assert_eq!((index, how, len), (1, XELM_MATCH_PREFIX, 2));
+
+        let (mut n, mut why) = (0, 0);
+        assert_eq!(xelm_session_generate(s, 1, None, null_mut(), &mut n, &mut why), XELM_NULL);
+        assert_eq!(xelm_session_prefill(s, null(), 3), XELM_NULL);
+        let ids = [1u32 << 30];
+        assert_eq!(xelm_session_prefill(s, ids.as_ptr(), 1), XELM_BAD_TOKEN);
+        assert_eq!(xelm_session_prefill(s, ids.as_ptr(), usize::MAX), XELM_CONTEXT_FULL);
+        let long = vec![b'a'; 100_000];
+        let status = xelm_session_prefill_text(s, long.as_ptr().cast(), long.len());
+        assert_eq!(status, XELM_TEXT_TOO_LONG);
+        assert!(opened.error().contains("plan the session for more"));
+        assert_eq!(xelm_session_reset(null_mut()), XELM_NULL);
+        assert_eq!(xelm_session_close(s), XELM_OK);
+        assert_eq!(xelm_session_reset(s), XELM_BAD_HANDLE);
+    }
+}
