@@ -11,23 +11,23 @@ pub const SET_FILE: &str = "set.gguf";
 
 /// Metadata keys of `set.gguf`: flat arrays, one element per expert unless said otherwise.
 pub mod keys {
-    /// str[]: the experts' names.
+    /// `str[]`: the experts' names.
     pub const IDS: &str = "xelm.set.ids";
-    /// str[]: file names within the folder.
+    /// `str[]`: file names within the folder.
     pub const FILES: &str = "xelm.set.files";
-    /// u64[]: file sizes in bytes.
+    /// `u64[]`: file sizes in bytes.
     pub const SIZES: &str = "xelm.set.sizes";
-    /// str[]: SHA-256 of each file, hexadecimal.
+    /// `str[]`: SHA-256 of each file, hexadecimal.
     pub const SHA256: &str = "xelm.set.sha256";
-    /// str[]: the expert that each was branched from; `seed`, or another id.
+    /// `str[]`: the expert that each was branched from; `seed`, or another id.
     pub const PARENTS: &str = "xelm.set.parents";
-    /// u32[] and str[] of equal length: pairs (expert index, language tag).
+    /// `u32[]` and `str[]` of equal length: pairs (expert index, language tag).
     pub const LANGUAGE_EXPERT: &str = "xelm.set.language.expert";
     /// See [`LANGUAGE_EXPERT`].
     pub const LANGUAGE_TAG: &str = "xelm.set.language.tag";
-    /// str[n]: languages with known typological distances.
+    /// `str[n]`: languages with known typological distances.
     pub const FALLBACK_TAGS: &str = "xelm.set.fallback.tags";
-    /// u32[n · n]: row i lists the indices of all languages from the nearest to i to the farthest,
+    /// `u32[n · n]`: row i lists the indices of all languages from the nearest to i to the farthest,
     /// beginning with i itself.
     pub const FALLBACK_ORDER: &str = "xelm.set.fallback.order";
     /// str: hash of the vocabulary that all experts share.

@@ -16,7 +16,7 @@ mod write;
 
 pub use read::{Array, Gguf, Strings, Tensor, Value};
 #[cfg(feature = "std")]
-pub use write::{AtomicFile, Writer};
+pub use write::{AtomicFile, Body, Writer};
 
 /// First four bytes of every file.
 pub const MAGIC: [u8; 4] = *b"GGUF";

@@ -36,7 +36,7 @@ type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, Columns<'_>);
 pub struct Activations<'a> {
     /// The numbers.
     pub x: &'a [f32],
-    /// x ≈ scales[i / 32] · quants[i].
+    /// `x[i] ≈ scales[i / 32] · quants[i]`.
     pub quants: &'a [i8],
     /// One scale per 32 numbers.
     pub scales: &'a [f32],

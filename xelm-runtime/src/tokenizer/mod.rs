@@ -1,8 +1,8 @@
 //! The tokenizer: text to ids and back, id for id as SentencePiece's unigram model.
 //!
 //! It works on the mapped file as it is: no set-up, no memory but the caller's scratch. Text is
-//! normalised by the file's character map ([`normalize`]), split by the best path through the
-//! vocabulary's trie ([`viterbi`]), and each sequence opens with `</s>` (PAPER §1.4).
+//! normalised by the file's character map (`normalize.rs`), split by the best path through the
+//! vocabulary's trie (`viterbi.rs`), and each sequence opens with `</s>` (PAPER §1.4).
 
 #![deny(
     clippy::indexing_slicing,
