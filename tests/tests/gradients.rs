@@ -106,7 +106,7 @@ fn three_steps_of_adamw_under_both_weight_decays() {
             assert!((stats.loss - want).abs() < 2e-5, "loss {t}: {} {want}", stats.loss);
         }
         for tensor in model.params.tensors(&CONFIG) {
-            // The keys' bias has a zero gradient; Adam amplifies its noise (DESIGN §11).
+            // The keys' bias has a zero gradient; Adam amplifies its noise.
             if tensor.name.ends_with("k_proj.bias") {
                 continue;
             }

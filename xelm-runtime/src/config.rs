@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    /// Exact parameter counts of the released XGLM models (PAPER §1.1).
+    /// Exact parameter counts of the released XGLM models.
     #[test]
     fn parameter_counts() {
         for (config, n) in [

@@ -1,4 +1,4 @@
-//! The forward pass of XGLM over a key-value cache, on one page (PAPER §1.2).
+//! The forward pass of XGLM (Lin et al., EMNLP 2022) over a key-value cache, on one page.
 
 use crate::arena::Arena;
 use crate::config::Config;

@@ -117,7 +117,7 @@ pub fn sin_cos(x: f32) -> (f32, f32) {
     (sin as f32, cos as f32)
 }
 
-/// GELU with the exact error function: x · Φ(x) (XGLM's activation, PAPER §1.2).
+/// GELU with the exact error function: x · Φ(x) (XGLM's activation).
 #[inline(always)]
 pub fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2))

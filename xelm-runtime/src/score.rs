@@ -6,7 +6,7 @@ use crate::sampler::Sampler;
 use crate::session::{Session, Want};
 use crate::tokenizer::TextStream;
 
-/// The negative log likelihood of a text in the protocol of PAPER §6.1: the text is preceded and
+/// The negative log likelihood of a text in the X-ELM paper's protocol: the text is preceded and
 /// followed by `</s>`, its first token and the final `</s>` are scored, and what does not fit the
 /// context is cut off on the right and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

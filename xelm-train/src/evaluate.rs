@@ -17,7 +17,7 @@ use xelm_runtime::score::Score;
 use xelm_runtime::session::{KvType, Options, Session};
 use xelm_runtime::set::{SET_FILE, Set};
 
-/// Documents of a language that are scored at most (PAPER §6.1).
+/// Documents of a language that are scored at most, as in the X-ELM paper.
 pub const MAX_DOCUMENTS: usize = 5001;
 
 /// Bits per byte by language and model.

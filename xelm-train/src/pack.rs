@@ -1,4 +1,4 @@
-//! Packing: checkpoints become expert files, and these a set (DESIGN §4.1, §4.2).
+//! Packing: checkpoints become expert files, and these a set (`docs/formats.md`).
 
 use crate::checkpoint::{Checkpoint, CheckpointInfo};
 use crate::job::{CHECKPOINT, JobSpec};

@@ -272,7 +272,7 @@ impl Run {
     }
 
     /// Branches a model from the seed and trains it. `settings.batch` is the batch of the dense model;
-    /// an expert's is that divided by the number of experts (PAPER §3).
+    /// an expert's is that divided by the number of experts, so that all arms see equally many tokens.
     ///
     /// # Errors
     /// As [`Job::run`]; the seed is not trained yet, or the expert unknown.

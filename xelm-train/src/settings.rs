@@ -9,7 +9,7 @@ use xelm_runtime::config::{Activation, Config};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// PAPER §3: for branching from a large pretrained seed model.
+    /// The X-ELM paper's: for branching from a large pretrained seed model.
     Paper,
     /// For models of 1 to 50 million parameters trained from nothing: a higher rate with warm-up,
     /// Adam's state carried over at the branch, no dropout.
@@ -95,7 +95,7 @@ impl TrainSettings {
     }
 
     /// The learning rate of step `step` (from 0): linear from 0 over the warm-up, then as the schedule
-    /// says; `Linear` is lr · (1 − u / U) of PAPER §3 where there is no warm-up.
+    /// says; `Linear` is lr · (1 − u / U) of the X-ELM paper where there is no warm-up.
     pub fn lr_at(&self, step: u64) -> f32 {
         if step < self.warmup {
             return self.lr * (step + 1) as f32 / (self.warmup + 1) as f32;
@@ -142,7 +142,7 @@ impl TrainSettings {
 
 /// The dimensions of a model that is trained from nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "DESIGN §13 names them")]
+#[allow(missing_docs, reason = "the usual names of the field")]
 pub struct ModelSettings {
     pub n_layer: usize,
     pub n_embd: usize,

@@ -1,5 +1,6 @@
-//! The order in which documents are trained on (PAPER §3): documents, each with `</s>` on both sides,
-//! laid end to end and cut into non-overlapping blocks of T + 1 tokens; attention crosses documents.
+//! The order in which documents are trained on, as in the X-ELM paper: documents, each with `</s>` on
+//! both sides, laid end to end and cut into non-overlapping blocks of T + 1 tokens; attention crosses
+//! documents.
 //!
 //! The order of an epoch is a permutation drawn from (seed, epoch) alone, so the whole state of a
 //! reader is one number: the index of the next block.

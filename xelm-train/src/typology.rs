@@ -1,12 +1,12 @@
-//! Clustering languages by typology (PAPER §2.2): single linkage, greedy matching of pairs, round by
-//! round, over the shipped distance table.
+//! Clustering languages by typology as the X-ELM paper's code does: single linkage, greedy matching
+//! of pairs, round by round, over the shipped distance table.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use xelm_runtime::lang::Tag;
 
 /// Pairwise distances of 20 languages: cosine distances of lang2vec's `syntax_average` features with
-/// each language's norm over its own known features (PAPER §2.2.3). CC BY-SA 4.0, see `data/LICENSE`.
+/// each language's norm over its own known features. CC BY-SA 4.0, see `data/LICENSE`.
 const TABLE: &str = include_str!("../data/typology.tsv");
 
 /// Distances between languages.
@@ -160,7 +160,7 @@ mod tests {
         Distances::shipped().tags[..16].to_vec()
     }
 
-    /// PAPER §2.2.5, ids included.
+    /// The X-ELM paper's pairs and groups, ids included.
     #[test]
     fn published_pairs_and_groups() {
         let distances = Distances::shipped();

@@ -45,7 +45,7 @@ impl Vocabulary {
         vocabulary
     }
 
-    /// Adds every tokenizer key of an expert file to `writer` (DESIGN §4.1).
+    /// Adds every tokenizer key of an expert file to `writer`: `docs/formats.md` lists them.
     ///
     /// # Errors
     /// Pieces are empty, repeated or contain a zero byte.

@@ -2,7 +2,7 @@
 //!
 //! It works on the mapped file as it is: no set-up, no memory but the caller's scratch. Text is
 //! normalised by the file's character map (`normalize.rs`), split by the best path through the
-//! vocabulary's trie (`viterbi.rs`), and each sequence opens with `</s>` (PAPER §1.4).
+//! vocabulary's trie (`viterbi.rs`), and each sequence opens with `</s>`, as XGLM's does.
 
 #![deny(
     clippy::indexing_slicing,

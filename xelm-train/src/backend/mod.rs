@@ -92,7 +92,7 @@ impl Sizes {
 
 /// The dimensions of an attention: `n_batch` sequences of `n_ctx` tokens.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "DESIGN §13 names them")]
+#[allow(missing_docs, reason = "the usual names of the field")]
 pub struct AttentionShape {
     pub n_batch: usize,
     pub n_ctx: usize,

@@ -1,4 +1,4 @@
-//! The forward pass (PAPER §1.2).
+//! The forward pass of XGLM (Lin et al., EMNLP 2022), keeping what the backward pass needs.
 
 use super::{DropoutPlan, Model, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT};
 use crate::backend::Backend;

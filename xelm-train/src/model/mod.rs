@@ -65,7 +65,7 @@ struct Gradients {
 /// What is dropped during a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutPlan {
-    /// Probability at the three places of PAPER §3: attention probabilities and both sublayer
+    /// Probability at the three places of XGLM's dropout: attention probabilities and both sublayer
     /// outputs; 0 for none.
     pub p: f32,
     /// Differs for every micro-batch.
@@ -165,7 +165,7 @@ impl Model {
         }
     }
 
-    /// XGLM scales its token embedding by √C on input (PAPER §1.2).
+    /// XGLM scales its token embedding by √C on input.
     fn embed_scale(&self) -> f32 {
         xelm_runtime::math::sqrt(self.config.n_embd as f32)
     }

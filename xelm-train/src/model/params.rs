@@ -1,4 +1,4 @@
-//! The parameters: their layout, their names in XGLM checkpoints (PAPER §1.5), their first values.
+//! The parameters: their layout, their names in XGLM checkpoints, their first values.
 
 use crate::backend::{Backend, Region, Sizes, Span};
 use xelm_runtime::config::Config;
@@ -23,7 +23,7 @@ pub struct Linear {
 
 /// The parameters of one layer; `attn_qkv` is `[3C, C]`, the rows of Q, K and V.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "DESIGN §13 names them")]
+#[allow(missing_docs, reason = "the usual names of the field")]
 pub struct LayerParams {
     pub attn_norm: Norm,
     pub attn_qkv: Linear,
@@ -35,7 +35,7 @@ pub struct LayerParams {
 
 /// All trainable parameters; `all` spans them as one run.
 #[derive(Debug)]
-#[allow(missing_docs, reason = "DESIGN §13 names them")]
+#[allow(missing_docs, reason = "the usual names of the field")]
 pub struct Params {
     pub token_embd: Span, // [V, C], unscaled; also the output layer
     pub layers: Vec<LayerParams>,
@@ -164,7 +164,7 @@ pub fn init(backend: &mut impl Backend, params: &Params, config: &Config, seed: 
 }
 
 /// Rows 2… of XGLM's sinusoid table, `[n_ctx, C]`: sines in the first half, cosines in the second,
-/// frequencies over `half − 1`, each operation rounded to f32 as torch does (PAPER §1.3). An odd
+/// frequencies over `half − 1`, each operation rounded to f32 as torch does. An odd
 /// width ends in a zero.
 pub fn position_table(n_ctx: usize, n_embd: usize) -> Vec<f32> {
     let half = n_embd / 2;

@@ -1,4 +1,4 @@
-//! Learning a vocabulary: XGLM's kind, a unigram model over normalised text (DESIGN §4.4).
+//! Learning a vocabulary: XGLM's kind, a unigram model over normalised text.
 
 mod charsmap;
 

@@ -72,7 +72,7 @@ fn scores(p: &mut [f32], x: &Heads<'_>, s: AttentionShape, start: usize, n: usiz
     let q = Mat::strided(&x.q[start * x.stride..], n, hd, x.stride);
     let k = Mat::strided(x.k, n_keys, hd, x.stride);
     gemm(p, n_keys, q, k.transposed(), false);
-    // q is scaled after its bias (PAPER §1.2), which is scaling the product.
+    // q is scaled after its bias, which is scaling the product.
     let scale = 1.0 / math::sqrt(hd as f32);
     for x in p {
         *x *= scale;
