@@ -11,7 +11,6 @@ use std::time::Instant;
 use xelm_quantize::{Recipe, quantize_set};
 use xelm_runtime::mmap::ExpertFile;
 use xelm_runtime::sampler::SamplerOptions;
-use xelm_train::backend::Cpu;
 use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{Table, evaluate_run};
 use xelm_train::pack::pack;
@@ -63,6 +62,8 @@ pub(crate) struct Args {
     /// Seed of everything random.
     #[arg(long, default_value_t = 1234, value_name = "N")]
     seed: u64,
+    #[command(flatten)]
+    device: crate::device::DeviceArgs,
     /// Print one JSON object with the table as the last line.
     #[arg(long)]
     json: bool,
@@ -100,13 +101,14 @@ impl Args {
         };
         let base = TrainSettings { lr: self.lr, ..base };
         let settings = TrainSettings { schedule: Schedule::Constant, ..base.clone() };
-        run.pretrain(model, settings, SAVE_EVERY, &mut Cpu::new(), &mut report)?;
+        let backend = &mut *self.device.open()?;
+        run.pretrain(model, settings, SAVE_EVERY, backend, &mut report)?;
         done("seed", &mut report);
 
         let clusters = run.cluster_typology(self.k, &mut report)?;
         let settings = TrainSettings { steps: self.branch_steps, warmup: 0, ..base };
-        let train = |branch: &Branch, report: &mut Progress| {
-            run.train(branch, settings.clone(), SAVE_EVERY, &mut Cpu::new(), report)
+        let mut train = |branch: &Branch, report: &mut Progress| {
+            run.train(branch, settings.clone(), SAVE_EVERY, backend, report)
         };
         for cluster in &clusters {
             train(&Branch::Expert(cluster.id.clone()), &mut report)?;

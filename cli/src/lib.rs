@@ -5,6 +5,7 @@
 
 mod cluster;
 mod demo;
+mod device;
 mod eval;
 mod generate;
 mod inspect;
@@ -66,6 +67,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Devices(device::Args),
 }
 
 /// Runs the command line of this process.
@@ -107,6 +109,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Tokenize(args) => args.run(),
         Command::Logits(args) => args.run(threads),
         Command::Inspect(args) => args.run(),
+        Command::Devices(args) => args.run(threads),
     }
 }
 

@@ -1,11 +1,12 @@
 //! `xelm pretrain`
 
+use crate::device::DeviceArgs;
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
-use xelm_train::backend::Cpu;
 use xelm_train::job::JobResult;
+use xelm_train::model::Recompute;
 use xelm_train::run::Run;
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
 
@@ -81,6 +82,16 @@ pub(crate) struct TrainArgs {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) save_every: u64,
+    /// Sequences computed at once, a divisor of the batch: more are faster on a GPU and take more memory.
+    /// By default as many as take a gibibyte. The result changes by rounding alone.
+    #[arg(long, value_name = "N")]
+    pub(crate) micro_batch: Option<usize>,
+    /// What the backward pass computes again to save memory: `activations` a third of it for a few per
+    /// cent of time, `layers` nearly all for a third of time. The result is the same.
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) recompute: RecomputeArg,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -91,6 +102,14 @@ pub(crate) struct TrainArgs {
 pub(crate) enum PresetArg {
     Small,
     Paper,
+}
+
+/// [`Recompute`] as a flag.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum RecomputeArg {
+    None,
+    Activations,
+    Layers,
 }
 
 impl TrainArgs {
@@ -105,6 +124,12 @@ impl TrainArgs {
             warmup: self.warmup.unwrap_or(base.warmup),
             dropout: self.dropout.unwrap_or(base.dropout),
             seed: self.seed,
+            micro_batch: self.micro_batch.unwrap_or(0),
+            recompute: match self.recompute {
+                RecomputeArg::None => Recompute::None,
+                RecomputeArg::Activations => Recompute::Activations,
+                RecomputeArg::Layers => Recompute::Layers,
+            },
             ..base
         }
     }
@@ -134,7 +159,7 @@ impl Args {
             ..self.train.settings(self.batch, model.n_ctx)
         };
         let mut run = Run::open(&self.run)?;
-        let backend = &mut Cpu::new();
+        let backend = &mut *self.train.device.open()?;
         let result =
             run.pretrain(model, settings, self.train.save_every, backend, &mut Progress::new())?;
         self.train.print("seed", &result)

@@ -4,7 +4,6 @@ use crate::Result;
 use crate::pretrain::TrainArgs;
 use crate::progress::Progress;
 use std::path::PathBuf;
-use xelm_train::backend::Cpu;
 use xelm_train::run::{Branch, DENSE, RANDOM, Run};
 
 /// Branches models from a run's seed and trains them: one expert, all of them, or the baselines.
@@ -50,7 +49,7 @@ impl Args {
         branches.extend(self.dense.then_some(Branch::Dense));
         branches.extend(self.random.then_some(Branch::Random));
         for branch in &branches {
-            let backend = &mut Cpu::new();
+            let backend = &mut *self.train.device.open()?;
             let (settings, save_every) = (settings.clone(), self.train.save_every);
             let result = run.train(branch, settings, save_every, backend, &mut Progress::new())?;
             let name = match branch {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use xelm_runtime::config::{Activation, Config};
 use xelm_train::backend::{Backend, Cpu, IGNORE};
-use xelm_train::model::Model;
+use xelm_train::model::{Model, Recompute};
 
 /// Tensors by name, as f32 (integers and doubles are converted).
 pub type Tensors = BTreeMap<String, Vec<f32>>;
@@ -54,7 +54,7 @@ pub fn shifted(ids: &[f32], labels: &[f32]) -> (Vec<u32>, Vec<u32>) {
 
 /// The oracle's model with its weights, for micro-batches of 2 × `n_ctx`.
 pub fn model(backend: &mut Cpu, n_ctx: usize) -> Model {
-    let model = Model::place(backend, CONFIG, 2, n_ctx).expect("enough memory");
+    let model = Model::place(backend, CONFIG, 2, n_ctx, Recompute::None).expect("enough memory");
     let weights = load("weights.safetensors");
     for tensor in model.params.tensors(&CONFIG) {
         backend.write(tensor.span, &weights[&tensor.name]);

@@ -1,23 +1,28 @@
 //! Rules of the source that no compiler checks.
 
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
+use xelm_runtime::tokenizer::hex;
 
 /// The files that may say `unsafe`, and what for.
 const UNSAFE: &[&str] = &[
-    "ffi/src/expert.rs",                  // pointers from C
-    "ffi/src/params.rs",                  // pointers from C
-    "ffi/src/pointer.rs",                 // pointers from C
-    "ffi/src/session.rs",                 // pointers from C
-    "ffi/src/set.rs",                     // pointers from C
-    "ffi/src/status.rs",                  // reads back a C string, in its tests
-    "tests/tests/c_abi.rs",               // calls the C ABI
-    "tests/tests/memory.rs",              // a counting allocator
-    "xelm-runtime/src/isa.rs",            // calls into functions with target features
-    "xelm-runtime/src/mmap.rs",           // mapped files, and what borrows from them
-    "xelm-runtime/src/parallel.rs",       // disjoint parts of one output
-    "xelm-runtime/src/pool.rs",           // borrowed work on other threads
-    "xelm-train/src/backend/cpu/gemm.rs", // calls the GEMM crate
+    "ffi/src/expert.rs",                       // pointers from C
+    "ffi/src/params.rs",                       // pointers from C
+    "ffi/src/pointer.rs",                      // pointers from C
+    "ffi/src/session.rs",                      // pointers from C
+    "ffi/src/set.rs",                          // pointers from C
+    "ffi/src/status.rs",                       // reads back a C string, in its tests
+    "tests/src/shim.rs",                       // calls the kernels compiled for the CPU
+    "tests/tests/c_abi.rs",                    // calls the C ABI
+    "tests/tests/memory.rs",                   // a counting allocator
+    "xelm-runtime/src/isa.rs",                 // calls into functions with target features
+    "xelm-runtime/src/mmap.rs",                // mapped files, and what borrows from them
+    "xelm-runtime/src/parallel.rs",            // disjoint parts of one output
+    "xelm-runtime/src/pool.rs",                // borrowed work on other threads
+    "xelm-train/src/backend/cpu/gemm.rs",      // calls the GEMM crate
+    "xelm-train/src/backend/cuda/cublaslt.rs", // calls the cuBLASLt library
+    "xelm-train/src/backend/cuda/driver.rs",   // calls the CUDA driver
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -54,4 +59,26 @@ fn unsafe_is_where_it_is_meant_to_be() {
     }
     found.sort();
     assert_eq!(found, UNSAFE);
+}
+
+/// The committed PTX belongs to the committed kernels: `tests/cuda_kernels.sh --update` writes both the
+/// PTX and the hashes of what it was made from.
+#[test]
+fn the_ptx_is_made_from_these_kernels() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let cuda = root.join("xelm-train/src/backend/cuda");
+    let mut found = Vec::new();
+    for folder in ["kernels", "ptx"] {
+        for entry in fs::read_dir(cuda.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name != "sha256" {
+                let hash = Sha256::digest(fs::read(&path).unwrap());
+                found.push(format!("{}  {folder}/{name}", hex(&hash)));
+            }
+        }
+    }
+    found.sort_by(|a, b| a[64..].cmp(&b[64..]));
+    let written = fs::read_to_string(cuda.join("ptx/sha256")).unwrap();
+    assert_eq!(found, written.lines().collect::<Vec<_>>());
 }

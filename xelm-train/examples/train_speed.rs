@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 use xelm_train::backend::{AdamW, Backend, Cpu, Region};
-use xelm_train::model::{DropoutPlan, Model, init};
+use xelm_train::model::{DropoutPlan, Model, Recompute, init};
 use xelm_train::settings::ModelSettings;
 
 /// Layers, width, vocabulary, context, batch.
@@ -28,7 +28,7 @@ fn main() {
         let model = ModelSettings { n_layer, n_embd, n_head: n_embd / 32, n_ff: 4 * n_embd, n_ctx };
         let config = model.config(n_vocab).expect("dimensions");
         let backend = &mut Cpu::new();
-        let model = Model::place(backend, config, n_batch, n_ctx).expect("memory");
+        let model = Model::place(backend, config, n_batch, n_ctx, Recompute::None).expect("memory");
         init(backend, &model.params, &config, 1);
         let n = n_batch * n_ctx;
         let inputs: Vec<u32> = (0..n).map(|i| (i * 7919 % n_vocab) as u32).collect();
@@ -48,7 +48,7 @@ fn main() {
                 max_norm: 1.0,
             };
             backend.adamw(model.params.all, settings);
-            backend.finish_step();
+            backend.finish_step().expect("a CPU does not fail");
         };
         step(1);
         let mut rates = Vec::new();

@@ -3,7 +3,7 @@
 //! Since data order and dropout follow from (seed, step), this is the whole state of a job.
 
 use crate::backend::{Backend, Region};
-use crate::model::Model;
+use crate::model::{Model, Recompute};
 use crate::{Error, Result};
 use std::path::Path;
 use xelm_runtime::config::Config;
@@ -55,7 +55,7 @@ pub fn save(
     path: &Path,
     info: &CheckpointInfo,
     model: &Model,
-    backend: &impl Backend,
+    backend: &dyn Backend,
 ) -> Result<()> {
     let wrong = Error::file(path);
     let mut writer = Writer::new(ARCH_CHECKPOINT);
@@ -82,7 +82,7 @@ pub fn save(
     for (_, region) in PARTS {
         for tensor in &tensors {
             values.resize(tensor.span.len, 0.0);
-            backend.read(tensor.span.of(region), &mut values);
+            backend.read(tensor.span.of(region), &mut values)?;
             body.tensor([bytemuck::cast_slice::<f32, u8>(&values)]).map_err(&wrong)?;
         }
     }
@@ -109,7 +109,7 @@ impl Checkpoint {
             read_info(&gguf).map_err(Error::file(path))?
         };
         let checkpoint = Checkpoint { file, info };
-        let (model, _) = Model::plan(checkpoint.info.config, 1, 1);
+        let (model, _) = Model::plan(checkpoint.info.config, 1, 1, Recompute::None);
         for tensor in model.params.tensors(&checkpoint.info.config) {
             for (prefix, _) in PARTS {
                 let found = checkpoint.floats(&format!("{prefix}{}", tensor.name));
@@ -133,7 +133,7 @@ impl Checkpoint {
     }
 
     /// Copies parameters, and Adam's moments where `with_adam`, into a model of the same dimensions.
-    pub fn load(&self, model: &Model, backend: &mut impl Backend, with_adam: bool) {
+    pub fn load(&self, model: &Model, backend: &mut dyn Backend, with_adam: bool) {
         let parts = if with_adam { &PARTS[..] } else { &PARTS[..1] };
         for tensor in model.params.tensors(&self.info.config) {
             for (prefix, region) in parts {

@@ -37,6 +37,8 @@ pub enum Error {
         /// The tensor that holds it.
         tensor: String,
     },
+    /// A GPU is missing, unfit, full, or failed; the text says which and what to do.
+    Device(String),
     /// A command cannot do what was asked; the text says why and what to do.
     Usage(String),
 }
@@ -83,7 +85,7 @@ impl fmt::Display for Error {
                 "step {step}: {tensor} is not finite; nothing was updated and the last checkpoint is \
                  kept: resume with a lower --lr"
             ),
-            Error::Usage(message) => f.write_str(message),
+            Error::Device(message) | Error::Usage(message) => f.write_str(message),
         }
     }
 }
@@ -93,7 +95,8 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } => Some(source),
             Error::File { source, .. } => Some(source),
-            Error::Corpus { .. } | Error::NotFinite { .. } | Error::Usage(_) => None,
+            Error::Corpus { .. } | Error::NotFinite { .. } => None,
+            Error::Device(_) | Error::Usage(_) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::backend::{Backend, Region, StepStats};
 use crate::checkpoint::{self, Checkpoint, CheckpointInfo};
-use crate::model::{DropoutPlan, Model, init};
+use crate::model::{DropoutPlan, Model, Recompute, init};
 use crate::report::{Report, StepReport};
 use crate::settings::TrainSettings;
 use crate::stream::Stream;
@@ -82,7 +82,7 @@ impl Job {
     pub fn run(
         &self,
         stream: &mut Stream<'_>,
-        backend: &mut impl Backend,
+        backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         let settings = &self.spec.settings;
@@ -97,7 +97,8 @@ impl Job {
             let steps = done.info.step;
             return Ok(JobResult { steps, new_steps: 0, loss: None });
         }
-        let model = Model::place(backend, self.config, settings.micro_batch, settings.n_ctx)?;
+        let TrainSettings { micro_batch, n_ctx, recompute, .. } = *settings;
+        let model = Model::place(backend, self.config, micro_batch, n_ctx, recompute)?;
         let (start, mut tokens, mut adam_steps) = match &saved {
             Some(checkpoint) => {
                 checkpoint.load(&model, backend, true);
@@ -119,9 +120,9 @@ impl Job {
         for step in start..settings.steps {
             let lr = settings.lr_at(step);
             adam_steps += 1;
-            let stats = self.step(step, lr, adam_steps, &model, stream, backend);
+            let stats = self.step(step, lr, adam_steps, &model, stream, backend)?;
             if !stats.is_finite() {
-                return Err(Error::NotFinite { step, tensor: locate(&model, backend) });
+                return Err(Error::NotFinite { step, tensor: locate(&model, backend)? });
             }
             tokens += tokens_per_step;
             loss = Some(stats.loss);
@@ -147,8 +148,8 @@ impl Job {
         t: u64,
         model: &Model,
         stream: &mut Stream<'_>,
-        backend: &mut impl Backend,
-    ) -> StepStats {
+        backend: &mut dyn Backend,
+    ) -> Result<StepStats> {
         let settings = &self.spec.settings;
         let grads = model.params.all.of(Region::Grads);
         let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
@@ -174,7 +175,7 @@ impl Job {
 
     /// Fills a new model: from the parent's checkpoint, or at random. Returns the tokens trained on and
     /// Adam's updates so far.
-    fn first_values(&self, model: &Model, backend: &mut impl Backend) -> Result<(u64, u64)> {
+    fn first_values(&self, model: &Model, backend: &mut dyn Backend) -> Result<(u64, u64)> {
         let settings = &self.spec.settings;
         let Some(parent) = &self.parent else {
             init(backend, &model.params, &self.config, settings.seed);
@@ -216,9 +217,10 @@ impl Job {
         let begun: JobSpec = serde_json::from_str(&checkpoint.info.job).map_err(|e| {
             Error::usage(format!("{}: its job description cannot be read: {e}", path.display()))
         })?;
-        // The micro-batch only says how a batch is computed; everything else decides the result.
+        // How a batch is computed is no concern of the next; everything else decides the result.
         let comparable = |spec: &JobSpec| {
-            let settings = TrainSettings { micro_batch: 0, ..spec.settings.clone() };
+            let settings = spec.settings.clone();
+            let settings = TrainSettings { micro_batch: 0, recompute: Recompute::None, ..settings };
             JobSpec { settings, ..spec.clone() }
         };
         if comparable(&begun) != comparable(&self.spec) {
@@ -264,15 +266,15 @@ impl Job {
 }
 
 /// The name of a tensor whose values or gradients are not finite.
-fn locate(model: &Model, backend: &impl Backend) -> String {
+fn locate(model: &Model, backend: &dyn Backend) -> Result<String> {
     let tensors = model.params.tensors(&model.config);
     for (what, region) in [("", Region::Params), ("the gradient of ", Region::Grads)] {
         let spans: Vec<_> = tensors.iter().map(|t| t.span.of(region)).collect();
-        if let Some(i) = backend.first_non_finite(&spans) {
-            return format!("{what}{}", tensors[i].name);
+        if let Some(i) = backend.first_non_finite(&spans)? {
+            return Ok(format!("{what}{}", tensors[i].name));
         }
     }
-    "the loss".to_owned()
+    Ok("the loss".to_owned())
 }
 
 /// Removes what killed processes left half-written; the folder is locked.

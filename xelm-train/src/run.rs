@@ -16,7 +16,6 @@ use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{BadInput, Corpus, Skipped, Split};
 use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, write_json};
-use crate::model::Model;
 use crate::report::Report;
 use crate::settings::{ModelSettings, TrainSettings};
 use crate::stream::Stream;
@@ -208,13 +207,13 @@ impl Run {
         model: ModelSettings,
         mut settings: TrainSettings,
         save_every: u64,
-        backend: &mut impl Backend,
+        backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
         let (n_vocab, vocabulary, eos) = self.vocabulary()?;
         let config = model.config(n_vocab)?;
-        settings.micro_batch = micro_batch(&config, settings.batch, settings.n_ctx);
+        settings.choose_micro_batch(&config);
         if self.manifest.model.is_some_and(|m| m != model) {
             return Err(Error::usage(format!(
                 "{} was begun with a model of other dimensions",
@@ -281,7 +280,7 @@ impl Run {
         branch: &Branch,
         mut settings: TrainSettings,
         save_every: u64,
-        backend: &mut impl Backend,
+        backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
@@ -297,7 +296,7 @@ impl Run {
             }
             settings.batch /= k;
         }
-        settings.micro_batch = micro_batch(&config, settings.batch, settings.n_ctx);
+        settings.choose_micro_batch(&config);
         let (name, languages) = match branch {
             Branch::Expert(id) => {
                 let cluster = clusters.iter().find(|c| c.id == *id).ok_or_else(|| {
@@ -401,17 +400,6 @@ impl Run {
             })
             .collect()
     }
-}
-
-/// The largest divisor of `batch` whose activations take at most a gibibyte. It depends on shapes only,
-/// so the result does not depend on the machine.
-pub fn micro_batch(config: &Config, batch: usize, n_ctx: usize) -> usize {
-    const LIMIT: usize = 1 << 28; // numbers
-    let fits = |n: &usize| {
-        let (_, sizes) = Model::plan(*config, *n, n_ctx);
-        sizes.0[crate::backend::Region::Activations as usize] <= LIMIT
-    };
-    (1..=batch).rev().filter(|n| batch.is_multiple_of(*n)).find(fits).unwrap_or(1)
 }
 
 /// Tells about lines that were left out: the first few, and how many.

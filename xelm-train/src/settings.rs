@@ -1,6 +1,7 @@
 //! How a model is trained: presets, learning-rate schedules, and the settings that a run records.
 
-use crate::backend::AdamW;
+use crate::backend::{AdamW, Region};
+use crate::model::{Model, Recompute};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use xelm_runtime::config::{Activation, Config};
@@ -35,8 +36,12 @@ pub struct TrainSettings {
     pub batch: usize,
     /// Tokens per sequence.
     pub n_ctx: usize,
-    /// Sequences computed at once; a divisor of `batch`. Does not change the result beyond rounding.
+    /// Sequences computed at once; a divisor of `batch`, or 0 to be chosen.
+    /// Does not change the result beyond rounding.
     pub micro_batch: usize,
+    /// What the backward pass computes again to save memory.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// Peak learning rate.
     pub lr: f32,
     /// Steps of linear warm-up.
@@ -68,7 +73,8 @@ impl TrainSettings {
             steps,
             batch,
             n_ctx,
-            micro_batch: batch,
+            micro_batch: 0,
+            recompute: Recompute::None,
             lr: 1.5e-4,
             warmup: 0,
             schedule: Schedule::Linear,
@@ -91,6 +97,20 @@ impl TrainSettings {
                 carry_adam: true,
                 ..common
             },
+        }
+    }
+
+    /// Chooses the micro-batch where it is 0: the largest divisor of the batch whose activations take at
+    /// most a gibibyte in f32. It depends on shapes only, so the result does not depend on the machine.
+    pub fn choose_micro_batch(&mut self, config: &Config) {
+        const LIMIT: usize = 1 << 28; // numbers
+        let fits = |n: &usize| {
+            let (_, sizes) = Model::plan(*config, *n, self.n_ctx, self.recompute);
+            sizes.0[Region::Activations as usize] <= LIMIT
+        };
+        if self.micro_batch == 0 {
+            let divisors = (1..=self.batch).rev().filter(|n| self.batch.is_multiple_of(*n));
+            self.micro_batch = { divisors }.find(fits).unwrap_or(1);
         }
     }
 

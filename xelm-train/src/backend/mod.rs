@@ -7,6 +7,7 @@
 //! otherwise. No host slice appears inside a step.
 
 mod cpu;
+pub mod cuda;
 
 use crate::Result;
 pub use cpu::{Cpu, matmul};
@@ -148,6 +149,15 @@ pub struct AdamW {
     pub max_norm: f32,
 }
 
+impl AdamW {
+    /// 1 − β₁ᵗ and 1 − β₂ᵗ: what the moments are divided by, since they begin at zero.
+    pub fn corrections(&self) -> (f32, f32) {
+        let power = self.t.min(i32::MAX as u64) as i32;
+        let correction = |beta: f32| (1.0 - f64::from(beta).powi(power)) as f32;
+        (correction(self.beta1), correction(self.beta2))
+    }
+}
+
 /// What a step computed, read once at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepStats {
@@ -168,6 +178,9 @@ impl StepStats {
 pub const IGNORE: u32 = u32::MAX;
 
 /// A device that computes training steps.
+///
+/// Operations may be queued: a failure shows at [`Backend::finish_step`] or [`Backend::read`], and makes
+/// whatever was queued after it do nothing.
 pub trait Backend {
     /// Provides zeroed memory; whatever was there is gone.
     ///
@@ -177,7 +190,10 @@ pub trait Backend {
     /// Copies numbers from the host.
     fn write(&mut self, to: Span, values: &[f32]);
     /// Copies numbers to the host.
-    fn read(&self, from: Span, values: &mut [f32]);
+    ///
+    /// # Errors
+    /// The device failed; the numbers are worthless.
+    fn read(&self, from: Span, values: &mut [f32]) -> Result<()>;
     /// Sets numbers to zero.
     fn zero(&mut self, x: Span);
     /// Hands over the inputs and targets of a micro-batch, `[N]` each; targets may be [`IGNORE`].
@@ -250,7 +266,10 @@ pub trait Backend {
     /// The loss of [`Backend::head_loss`] alone, without gradients.
     fn head_eval(&mut self, x: Span, table: Span);
     /// logits = x · tableᵀ for rows `[n, C]`, copied to the host: for tests and inspection only.
-    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span);
+    ///
+    /// # Errors
+    /// The device failed.
+    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) -> Result<()>;
 
     /// Computes the global L2 norm of `grads`, kept for [`Backend::adamw`] and the statistics.
     fn grad_norm(&mut self, grads: Span);
@@ -259,7 +278,13 @@ pub trait Backend {
     fn adamw(&mut self, params: Span, settings: AdamW);
 
     /// Ends a step: waits for the device and returns the statistics gathered since the last call.
-    fn finish_step(&mut self) -> StepStats;
+    ///
+    /// # Errors
+    /// The device failed in this step or before; what it holds is worthless.
+    fn finish_step(&mut self) -> Result<StepStats>;
     /// The first of `spans` that holds a number that is not finite.
-    fn first_non_finite(&self, spans: &[Span]) -> Option<usize>;
+    ///
+    /// # Errors
+    /// The device failed.
+    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>>;
 }

@@ -2,26 +2,27 @@
 
 use super::{
     DropoutPlan, Linear, Model, Norm, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT,
+    Recompute,
 };
 use crate::backend::{Backend, Region, Span};
 
 impl Model {
     /// One micro-batch: adds its loss to the step's statistics, and the gradients of loss · `scale`
     /// to the parameters' gradients.
-    pub fn train(&self, backend: &mut impl Backend, dropout: DropoutPlan, scale: f32) {
+    pub fn train(&self, backend: &mut dyn Backend, dropout: DropoutPlan, scale: f32) {
         self.forward(backend, dropout);
         let (p, acts, g) = (&self.params, &self.acts, &self.grads);
         let shape = self.attention_shape();
-        let input_of = |l: usize| if l == 0 { acts.embedded } else { acts.layers[l - 1].out };
 
         let d_table = grad(p.token_embd);
         backend.head_loss(g.hidden, d_table, acts.output_norm, p.token_embd, scale);
         backend.zero(g.stream);
-        let last = input_of(acts.layers.len());
+        let last = self.input_of(acts.layers.len());
         norm_backward(backend, g.stream, g.hidden, last, acts.output_stats, p.output_norm);
 
         for (l, (p, a)) in p.layers.iter().zip(&acts.layers).enumerate().rev() {
             let drop = |place| dropout.at(l, place);
+            self.recompute(backend, l, dropout);
 
             backend.residual_backward(g.branch, g.stream, drop(PLACE_FFN_OUTPUT));
             linear_backward(backend, g.ff, g.branch, a.act, p.ffn_down);
@@ -34,9 +35,26 @@ impl Model {
             let drop = drop(PLACE_ATTENTION);
             backend.attention_backward(g.qkv, g.hidden, a.att, a.lse, a.qkv, shape, drop);
             linear_backward(backend, g.hidden, g.qkv, a.attn_norm, p.attn_qkv);
-            norm_backward(backend, g.stream, g.hidden, input_of(l), a.attn_stats, p.attn_norm);
+            norm_backward(backend, g.stream, g.hidden, self.input_of(l), a.attn_stats, p.attn_norm);
         }
         backend.embed_backward(d_table, g.stream, self.embed_scale(), self.config.n_embd);
+    }
+
+    /// Computes again what was not kept of layer `l`; the last layer's is still there.
+    fn recompute(&self, backend: &mut dyn Backend, l: usize, dropout: DropoutPlan) {
+        if l + 1 == self.config.n_layer {
+            return;
+        }
+        match self.recompute {
+            Recompute::None => {}
+            Recompute::Activations => {
+                let a = &self.acts.layers[l];
+                self.attn_norm(backend, l);
+                self.ffn_norm(backend, l);
+                backend.activation(a.act, a.up, self.config.activation);
+            }
+            Recompute::Layers => self.layer(backend, l, dropout),
+        }
     }
 }
 
@@ -45,17 +63,10 @@ fn grad(parameter: Span) -> Span {
     parameter.of(Region::Grads)
 }
 
-fn linear_backward(backend: &mut impl Backend, d_x: Span, d_out: Span, x: Span, p: Linear) {
+fn linear_backward(backend: &mut dyn Backend, d_x: Span, d_out: Span, x: Span, p: Linear) {
     backend.linear_backward(d_x, grad(p.weight), grad(p.bias), d_out, x, p.weight);
 }
 
-fn norm_backward(
-    backend: &mut impl Backend,
-    d_x: Span,
-    d_out: Span,
-    x: Span,
-    stats: Span,
-    p: Norm,
-) {
+fn norm_backward(backend: &mut dyn Backend, d_x: Span, d_out: Span, x: Span, stats: Span, p: Norm) {
     backend.layer_norm_backward(d_x, grad(p.weight), grad(p.bias), d_out, x, stats, p.weight);
 }

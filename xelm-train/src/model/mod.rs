@@ -9,6 +9,7 @@ pub use params::{LayerParams, Linear, Norm, ParamId, Params, init, position_tabl
 
 use crate::Result;
 use crate::backend::{AttentionShape, Backend, Dropout, Region, Sizes, Span};
+use serde::{Deserialize, Serialize};
 use xelm_runtime::config::Config;
 
 /// A model placed in a backend's memory, for micro-batches of `n_batch` sequences of `n_ctx` tokens.
@@ -20,6 +21,8 @@ pub struct Model {
     pub n_batch: usize,
     /// Tokens in a sequence, T.
     pub n_ctx: usize,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
     /// The parameters.
     pub params: Params,
     positions: Span, // [T, C]
@@ -27,7 +30,20 @@ pub struct Model {
     grads: Gradients,
 }
 
-/// Activations that the backward pass needs.
+/// What the backward pass computes a second time instead of keeping it: memory for time, the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    None,
+    /// The outputs of norms and activation function: 10 of 16 C numbers per layer and token are kept.
+    Activations,
+    /// Whole layers from their inputs: C numbers are kept.
+    Layers,
+}
+
+/// Activations that the backward pass needs. What is recomputed is one span for all layers.
 #[derive(Debug)]
 struct Activations {
     layers: Vec<LayerActivations>,
@@ -37,7 +53,7 @@ struct Activations {
     output_stats: Span, // [N, 2]
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct LayerActivations {
     attn_norm: Span,  // [N, C]
     attn_stats: Span, // [N, 2]
@@ -50,6 +66,27 @@ struct LayerActivations {
     up: Span,         // [N, F] before the activation
     act: Span,        // [N, F] after it
     out: Span,        // [N, C] residual stream after the layer
+}
+
+impl LayerActivations {
+    /// Spans of no numbers, for building.
+    const NOTHING: LayerActivations = {
+        let act = Span { region: Region::Activations, start: 0, len: 0 };
+        let stat = Span { region: Region::Statistics, start: 0, len: 0 };
+        LayerActivations {
+            attn_norm: act,
+            attn_stats: stat,
+            qkv: act,
+            att: act,
+            lse: stat,
+            mid: act,
+            ffn_norm: act,
+            ffn_stats: stat,
+            up: act,
+            act,
+            out: act,
+        }
+    };
 }
 
 /// Gradients of activations, reused by every layer.
@@ -88,7 +125,12 @@ const PLACE_FFN_OUTPUT: u64 = 3;
 
 impl Model {
     /// Lays out a model; returns it with the memory that its backend must provide.
-    pub fn plan(config: Config, n_batch: usize, n_ctx: usize) -> (Model, Sizes) {
+    pub fn plan(
+        config: Config,
+        n_batch: usize,
+        n_ctx: usize,
+        recompute: Recompute,
+    ) -> (Model, Sizes) {
         let mut sizes = Sizes::default();
         let params = Params::plan(&config, &mut sizes);
         for region in [Region::Grads, Region::Moment1, Region::Moment2] {
@@ -96,12 +138,44 @@ impl Model {
         }
         let (n, c, f) = (n_batch * n_ctx, config.n_embd, config.n_ff);
         let positions = sizes.take(Region::Constants, n_ctx * c);
+        let mut layers: Vec<LayerActivations> = Vec::with_capacity(config.n_layer);
+        for _ in 0..config.n_layer {
+            let mut act = |width: usize| sizes.take(Region::Activations, n * width);
+            let own = match (recompute, layers.first()) {
+                (Recompute::Layers, Some(&first)) => LayerActivations { out: act(c), ..first },
+                (Recompute::Activations, Some(&first)) => LayerActivations {
+                    qkv: act(3 * c),
+                    att: act(c),
+                    mid: act(c),
+                    up: act(f),
+                    out: act(c),
+                    ..first
+                },
+                _ => LayerActivations {
+                    attn_norm: act(c),
+                    qkv: act(3 * c),
+                    att: act(c),
+                    mid: act(c),
+                    ffn_norm: act(c),
+                    up: act(f),
+                    act: act(f),
+                    out: act(c),
+                    ..LayerActivations::NOTHING
+                },
+            };
+            let mut stat = |width: usize| sizes.take(Region::Statistics, n * width);
+            layers.push(match (recompute, layers.first()) {
+                (Recompute::Layers, Some(_)) => own,
+                _ => LayerActivations {
+                    attn_stats: stat(2),
+                    lse: stat(config.n_head),
+                    ffn_stats: stat(2),
+                    ..own
+                },
+            });
+        }
         let mut act = |width: usize| sizes.take(Region::Activations, n * width);
-        let embedded = act(c);
-        let layers: Vec<_> = (0..config.n_layer)
-            .map(|_| [act(c), act(3 * c), act(c), act(c), act(c), act(f), act(f), act(c)])
-            .collect();
-        let (branch, output_norm) = (act(c), act(c));
+        let (embedded, branch, output_norm) = (act(c), act(c), act(c));
         let grads = Gradients {
             stream: act(c),
             branch: act(c),
@@ -109,25 +183,10 @@ impl Model {
             ff: act(f),
             qkv: act(3 * c),
         };
-        let mut stat = |width: usize| sizes.take(Region::Statistics, n * width);
-        let layers = layers
-            .into_iter()
-            .map(|[attn_norm, qkv, att, mid, ffn_norm, up, act, out]| LayerActivations {
-                attn_norm,
-                attn_stats: stat(2),
-                qkv,
-                att,
-                lse: stat(config.n_head),
-                mid,
-                ffn_norm,
-                ffn_stats: stat(2),
-                up,
-                act,
-                out,
-            })
-            .collect();
-        let acts = Activations { layers, embedded, branch, output_norm, output_stats: stat(2) };
-        (Model { config, n_batch, n_ctx, params, positions, acts, grads }, sizes)
+        let output_stats = sizes.take(Region::Statistics, n * 2);
+        let acts = Activations { layers, embedded, branch, output_norm, output_stats };
+        let model = Model { config, n_batch, n_ctx, recompute, params, positions, acts, grads };
+        (model, sizes)
     }
 
     /// A model in freshly allocated memory of `backend`, its position table written, its parameters
@@ -136,24 +195,28 @@ impl Model {
     /// # Errors
     /// The backend has too little memory.
     pub fn place(
-        backend: &mut impl Backend,
+        backend: &mut dyn Backend,
         config: Config,
         n_batch: usize,
         n_ctx: usize,
+        recompute: Recompute,
     ) -> Result<Model> {
-        let (model, sizes) = Model::plan(config, n_batch, n_ctx);
+        let (model, sizes) = Model::plan(config, n_batch, n_ctx, recompute);
         backend.allocate(sizes)?;
         backend.write(model.positions, &position_table(n_ctx, config.n_embd));
         Ok(model)
     }
 
     /// Logits after every token of `inputs` (`[N]`), `[N, V]`: for tests and inspection.
-    pub fn logits(&self, backend: &mut impl Backend, inputs: &[u32]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn logits(&self, backend: &mut dyn Backend, inputs: &[u32]) -> Result<Vec<f32>> {
         backend.load_batch(inputs, &[]);
         self.forward(backend, DropoutPlan::NONE);
         let mut logits = vec![0.0; inputs.len() * self.config.n_vocab];
-        backend.head_logits(&mut logits, self.acts.output_norm, self.params.token_embd);
-        logits
+        backend.head_logits(&mut logits, self.acts.output_norm, self.params.token_embd)?;
+        Ok(logits)
     }
 
     fn attention_shape(&self) -> AttentionShape {

@@ -138,7 +138,7 @@ const HIDDEN_SCALE: f32 = 0.7;
 const OUTPUT_NORM: f32 = 0.1;
 
 /// Writes first values: normal weights scaled by their fan-in, zero biases, unit norms.
-pub fn init(backend: &mut impl Backend, params: &Params, config: &Config, seed: u64) {
+pub fn init(backend: &mut dyn Backend, params: &Params, config: &Config, seed: u64) {
     for (i, tensor) in params.tensors(config).iter().enumerate() {
         let mut rng = Rng::new(seed, i as u64);
         let (n_rows, fan_in) = tensor.shape;

@@ -118,10 +118,8 @@ impl Vectorised for AdamWStep<'_> {
     #[inline(always)]
     fn run(self) {
         let AdamWStep { p, g, m, v, clip, settings } = self;
-        let AdamW { lr, beta1, beta2, eps, weight_decay, t, .. } = settings;
-        let power = t.min(i32::MAX as u64) as i32;
-        let correction1 = (1.0 - f64::from(beta1).powi(power)) as f32;
-        let correction2 = (1.0 - f64::from(beta2).powi(power)) as f32;
+        let AdamW { lr, beta1, beta2, eps, weight_decay, .. } = settings;
+        let (correction1, correction2) = settings.corrections();
         let step = lr / correction1;
         let root = 1.0 / math::sqrt(correction2);
         let keep = 1.0 - lr * weight_decay;

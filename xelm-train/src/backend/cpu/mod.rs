@@ -104,8 +104,9 @@ impl Backend for Cpu {
         to.copy_from_slice(values);
     }
 
-    fn read(&self, from: Span, values: &mut [f32]) {
+    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&self.floats()[self.range(from)]);
+        Ok(())
     }
 
     fn zero(&mut self, x: Span) {
@@ -283,12 +284,13 @@ impl Backend for Cpu {
         self.finish_head(loss, targets, scratch);
     }
 
-    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) {
+    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) -> Result<()> {
         let [x, table] = self.spans([x, table]);
         // logits.len / n = V and x.len / n = C, so n · n = logits.len · x.len / table.len.
         let n = (logits.len() * x.len() / table.len()).isqrt();
         let c = x.len() / n;
         gemm_rows(logits, Mat::rows(x, c), Mat::rows(table, c).transposed(), |_| {});
+        Ok(())
     }
 
     fn grad_norm(&mut self, grads: Span) {
@@ -319,17 +321,16 @@ impl Backend for Cpu {
         });
     }
 
-    fn finish_step(&mut self) -> StepStats {
+    fn finish_step(&mut self) -> Result<StepStats> {
         let loss = self.loss_sum / self.n_targets as f64;
         let stats = StepStats { loss, grad_norm: self.grad_norm };
         (self.loss_sum, self.n_targets, self.grad_norm) = (0.0, 0, 0.0);
-        stats
+        Ok(stats)
     }
 
-    fn first_non_finite(&self, spans: &[Span]) -> Option<usize> {
-        spans
-            .iter()
-            .position(|&span| !self.floats()[self.range(span)].iter().all(|x| x.is_finite()))
+    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+        let finite = |&span: &Span| self.floats()[self.range(span)].iter().all(|x| x.is_finite());
+        Ok(spans.iter().position(|span| !finite(span)))
     }
 }
 

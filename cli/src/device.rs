@@ -1,0 +1,120 @@
+//! The flag `--device`, and `xelm devices`.
+
+use crate::{Result, print_line};
+use serde_json::json;
+use std::str::FromStr;
+use xelm_runtime::isa::Isa;
+use xelm_train::backend::cuda::{Cuda, Driver, Precision, cards, has_cublaslt};
+use xelm_train::backend::{Backend, Cpu};
+
+/// Where to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':').unwrap_or((text, "0")) {
+            ("cpu", _) if text == "cpu" => Ok(Device::Cpu),
+            ("cuda", index) => match index.parse() {
+                Ok(index) => Ok(Device::Cuda(index)),
+                Err(_) => Err(format!("{index:?} is not the number of a card")),
+            },
+            _ => Err("give cpu, cuda, or cuda:<number of the card>".into()),
+        }
+    }
+}
+
+/// Which device trains, and how exactly it computes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to train: `cpu`, `cuda`, or `cuda:<i>` for the card i of `xelm devices`. A job may change
+    /// the device whenever it is resumed; its results are the same bits on the same device.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: Device,
+    /// Numbers of a card's products: `bf16` on tensor cores, or `f32` for comparing with the CPU.
+    /// Master weights and sums are f32 either way.
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: PrecisionArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PrecisionArg {
+    Bf16,
+    F32,
+}
+
+impl DeviceArgs {
+    /// Opens the device; nothing else is tried where it cannot be had.
+    pub(crate) fn open(self) -> Result<Box<dyn Backend>> {
+        let precision = match self.precision {
+            PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::F32 => Precision::F32,
+        };
+        Ok(match self.device {
+            Device::Cpu => Box::new(Cpu::new()),
+            Device::Cuda(index) => Box::new(Cuda::new(Driver::open(index, precision)?)),
+        })
+    }
+}
+
+/// Lists what this machine can train on, and what is missing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, threads: usize) -> Result<()> {
+        let isa = Isa::detect().name();
+        let cards = cards();
+        let cublaslt = has_cublaslt();
+        if self.json {
+            let list = cards.iter().flatten().map(|card| {
+                json!({
+                    "device": format!("cuda:{}", card.index), "name": card.name,
+                    "compute_capability": [card.compute.0, card.compute.1],
+                    "memory": card.memory, "unfit": card.unfit(),
+                })
+            });
+            return print_line(json!({
+                "cpu": {"threads": threads, "instructions": isa},
+                "cuda": list.collect::<Vec<_>>(),
+                "cublaslt": cublaslt,
+                "missing": cards.as_ref().err().map(ToString::to_string),
+            }));
+        }
+        print_line(format_args!("cpu      {threads} threads, {isa}"))?;
+        match &cards {
+            Err(why) => print_line(format_args!("cuda     none: {why}"))?,
+            Ok(cards) if cards.is_empty() => {
+                print_line("cuda     none: the driver works, but shows no card")?;
+            }
+            Ok(cards) => {
+                for card in cards {
+                    let gib = card.memory as f64 / f64::from(1u32 << 30);
+                    let (major, minor) = card.compute;
+                    let what = card.unfit().map_or_else(
+                        || format!("{gib:.0} GiB, compute capability {major}.{minor}"),
+                        |why| format!("cannot be used: {why}"),
+                    );
+                    print_line(format_args!("cuda:{:<3} {}, {what}", card.index, card.name))?;
+                }
+                let library = if cublaslt {
+                    "found"
+                } else {
+                    "not found; our own kernels multiply, at about half the speed. It comes with the \
+                     CUDA toolkit and with PyTorch: put its folder on LD_LIBRARY_PATH"
+                };
+                print_line(format_args!("cuBLASLt {library}"))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! The CUDA kernels on this machine's CPU: their own sources, compiled with a header that stands in for
+//! the device (`tests/cuda/shim.h`), behind the seam that the driver has.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::{env, fs};
+use xelm_train::Result;
+use xelm_train::backend::cuda::{Arg, Device, Precision, Product, Ptr};
+
+type Launch = unsafe extern "C" fn(
+    *const c_char,
+    *const c_uint,
+    c_uint,
+    c_uint,
+    *const *mut c_void,
+    c_uint,
+) -> c_int;
+
+/// The shim has one set of fibres.
+static LAUNCH: Mutex<()> = Mutex::new(());
+static LAUNCHED: Mutex<BTreeSet<(&str, u8)>> = Mutex::new(BTreeSet::new());
+
+/// In which order the threads of a block take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By their numbers.
+    Forward,
+    /// The last first.
+    Reverse,
+    /// Arbitrarily.
+    Shuffled,
+}
+
+/// A device of fibres.
+#[derive(Debug)]
+pub struct Shim {
+    precision: Precision,
+    order: Order,
+    launch: Launch,
+    /// The library stays open as long as the device.
+    library: libloading::Library,
+    memory: HashMap<u64, Vec<Aligned>>,
+}
+
+/// Memory as the driver aligns it.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(256))]
+struct Aligned(#[allow(dead_code, reason = "read through addresses")] [u8; 256]);
+
+impl Shim {
+    /// Compiles the kernels of a precision, or finds them compiled; none where there is no C++ compiler
+    /// for x86-64, which is said on stderr.
+    pub fn new(precision: Precision, order: Order) -> Option<Self> {
+        let path = compile(precision)?;
+        // SAFETY: the library is the one just compiled; its initialisers are those of the shim.
+        let library = unsafe { libloading::Library::new(path) }.expect("the compiled shim opens");
+        // SAFETY: the symbol has this type in tests/cuda/launch.cpp.
+        let launch =
+            *unsafe { library.get::<Launch>(b"shim_launch\0") }.expect("the shim's launch");
+        Some(Shim { precision, order, launch, library, memory: HashMap::new() })
+    }
+
+    /// The names of the kernels that this process has executed in this precision.
+    pub fn launched(&self) -> BTreeSet<String> {
+        let launched = LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = launched.iter().filter(|(_, precision)| *precision == self.precision as u8);
+        own.map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    /// The names of all kernels.
+    pub fn kernels(&self) -> BTreeSet<String> {
+        type Count = unsafe extern "C" fn() -> c_uint;
+        type Name = unsafe extern "C" fn(c_uint) -> *const c_char;
+        // SAFETY: the symbols have these types in tests/cuda/launch.cpp.
+        let count = unsafe { self.library.get::<Count>(b"shim_kernels\0") }.expect("a count");
+        // SAFETY: as above.
+        let name = unsafe { self.library.get::<Name>(b"shim_kernel_name\0") }.expect("names");
+        // SAFETY: the function takes nothing and returns a number.
+        let n = unsafe { count() };
+        let names = (0..n).map(|i| {
+            // SAFETY: i is below the count.
+            let name = unsafe { name(i) };
+            // SAFETY: the name is a string literal of the library.
+            unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+        });
+        names.collect()
+    }
+}
+
+/// `XELM_KERNELS` names another folder of kernels (with a mistake planted, say), `XELM_SHIM_FLAGS`
+/// further flags of the compiler.
+fn compile(precision: Precision) -> Option<PathBuf> {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        eprintln!("skipped: the shim runs on x86-64 Linux");
+        return None;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("../xelm-train/src/backend/cuda/kernels");
+    let test = env::current_exe().expect("the test's own path");
+    let (kernels, out) = match env::var_os("XELM_KERNELS").map(PathBuf::from) {
+        Some(folder) => (folder.clone(), folder),
+        None => (own, test.parent().expect("a folder").to_owned()),
+    };
+    let flags = env::var("XELM_SHIM_FLAGS").unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
+    for folder in [&kernels, &root.join("cuda")] {
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .map(|entry| entry.expect("a folder's entry").path())
+            .filter(|path| path.extension().is_some_and(|e| e != "so"))
+            .collect();
+        files.sort();
+        for file in files {
+            fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).hash(&mut hasher);
+        }
+    }
+    let (name, define) = match precision {
+        Precision::F32 => ("f32", "-DXELM_F32"),
+        Precision::Bf16 => ("bf16", "-DXELM_BF16"),
+    };
+    static COMPILING: Mutex<()> = Mutex::new(());
+    let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+    let built = out.join(format!("xelm-shim-{name}-{:016x}.so", hasher.finish()));
+    if built.exists() {
+        return Some(built);
+    }
+    let compiler = env::var_os("CXX").unwrap_or_else(|| OsStr::new("c++").to_owned());
+    let unfinished = built.with_extension(format!("{}.tmp", std::process::id()));
+    let output = Command::new(&compiler)
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-g",
+            "-fPIC",
+            "-shared",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            define,
+        ])
+        .args(flags.split_whitespace())
+        .arg("-I")
+        .arg(&kernels)
+        .arg(root.join("cuda/launch.cpp"))
+        .arg("-o")
+        .arg(&unfinished)
+        .output();
+    let Ok(output) = output else {
+        eprintln!("skipped: no C++ compiler {}", compiler.display());
+        return None;
+    };
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the kernels do not compile for the shim:\n{messages}");
+    fs::rename(&unfinished, &built).expect("the compiled shim moves into place");
+    Some(built)
+}
+
+impl Device for Shim {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Every byte of new memory is 0xff: numbers read before they are written are NaN.
+    fn allocate(&mut self, n_bytes: usize) -> Result<Ptr> {
+        let memory = vec![Aligned([0xff; 256]); n_bytes.div_ceil(256)];
+        let at = memory.as_ptr() as u64;
+        self.memory.insert(at, memory);
+        Ok(Ptr(at))
+    }
+
+    fn free(&mut self, memory: Ptr) {
+        self.memory.remove(&memory.0).expect("memory of this device");
+    }
+
+    fn upload(&mut self, to: Ptr, bytes: &[u8]) {
+        // SAFETY: the address lies in memory of this device with room for the bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
+    }
+
+    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        let to = bytes.as_mut_ptr();
+        // SAFETY: the address lies in memory of this device that holds as many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to, bytes.len()) };
+        Ok(())
+    }
+
+    fn clear(&mut self, at: Ptr, n_bytes: usize) {
+        // SAFETY: the address lies in memory of this device with room for the bytes.
+        unsafe { std::ptr::write_bytes(at.0 as *mut u8, 0, n_bytes) };
+    }
+
+    fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]) {
+        LAUNCHED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((kernel, self.precision as u8));
+        let name = CString::new(kernel).expect("a kernel's name");
+        let args: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
+        let order = self.order as c_uint;
+        let (n, args) = (args.len() as c_uint, args.as_ptr());
+        let _alone = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: one launch at a time; the shim counts the arguments, whose types and
+        // addresses are what is tested.
+        let outcome = unsafe { (self.launch)(name.as_ptr(), grid.as_ptr(), block, order, args, n) };
+        assert_ne!(outcome, 1, "there is no kernel {kernel}");
+        assert_eq!(outcome, 0, "{kernel} has another number of arguments");
+    }
+
+    /// There is no library: our own kernels multiply.
+    fn multiply(&mut self, _: &Product) -> bool {
+        false
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,354 @@
+//! A card through NVIDIA's driver, found at run time: a program with this backend starts on machines
+//! that have none.
+//!
+//! The kernels are PTX of compute_80, embedded in the program; the driver compiles them for its card.
+
+#![allow(unsafe_code, reason = "the driver is a C library")]
+
+use super::cublaslt::CublasLt;
+use super::device::{Arg, Device, Precision, Product, Ptr};
+use crate::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+
+/// The kernels, one module per precision. `tests/cuda_kernels.sh` makes them.
+const PTX_F32: &str = include_str!("ptx/f32.ptx");
+const PTX_BF16: &str = include_str!("ptx/bf16.ptx");
+/// What the PTX and bf16's matrix instructions need.
+const MIN_COMPUTE: (i32, i32) = (8, 0);
+
+/// What is known of a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its number among the cards that the driver shows.
+    pub index: usize,
+    /// NVIDIA's name for it.
+    pub name: String,
+    /// Compute capability.
+    pub compute: (i32, i32),
+    /// Memory in bytes.
+    pub memory: usize,
+}
+
+impl Card {
+    /// Why the kernels cannot run on this card, if so.
+    pub fn unfit(&self) -> Option<String> {
+        (self.compute < MIN_COMPUTE).then(|| {
+            format!(
+                "compute capability {}.{}; {}.{} (Ampere) or later is needed",
+                self.compute.0, self.compute.1, MIN_COMPUTE.0, MIN_COMPUTE.1
+            )
+        })
+    }
+}
+
+/// The cards of this machine.
+///
+/// # Errors
+/// There is no driver, or it does not work; the text says what to do.
+pub fn cards() -> Result<Vec<Card>> {
+    // SAFETY: opens the driver's library, whose initialisers are NVIDIA's.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Device(
+            "no NVIDIA driver on this machine (libcuda.so.1 is missing): install the driver, or \
+             compute on the CPU with --device cpu"
+                .into(),
+        ));
+    }
+    match result::init() {
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
+        other => other.map_err(failure("start the driver"))?,
+    }
+    let n = result::device::get_count().map_err(failure("count the cards"))?;
+    (0..n).map(card).collect()
+}
+
+fn card(index: i32) -> Result<Card> {
+    let wrong = || failure("ask for a card's properties");
+    let device = result::device::get(index).map_err(wrong())?;
+    // SAFETY: `device` comes from the driver.
+    let memory = unsafe { result::device::total_mem(device) }.map_err(wrong())?;
+    let attribute = |what| {
+        // SAFETY: `device` comes from the driver.
+        unsafe { result::device::get_attribute(device, what) }.map_err(wrong())
+    };
+    let compute = (
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let name = result::device::get_name(device).map_err(wrong())?;
+    Ok(Card { index: index as usize, name, compute, memory })
+}
+
+/// Whether the library for matrix products is installed; without it our own kernel multiplies.
+pub fn has_cublaslt() -> bool {
+    // SAFETY: opens NVIDIA's library, whose initialisers are NVIDIA's.
+    unsafe { cudarc::cublaslt::sys::is_culib_present() }
+}
+
+/// An open card with its kernels loaded.
+#[derive(Debug)]
+pub struct Driver {
+    precision: Precision,
+    device: sys::CUdevice,
+    stream: sys::CUstream,
+    module: sys::CUmodule,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    cublaslt: Option<CublasLt>,
+    staging: [Staging; 2],
+    /// Which of them the next upload takes.
+    next: usize,
+    /// The first failure; nothing is queued after it.
+    failed: Option<String>,
+}
+
+/// Bytes of an upload that is staged: a micro-batch has far fewer.
+const STAGED: usize = 1 << 20;
+
+/// Page-locked memory, from which copies run while the host goes on; the event ends with the copy.
+#[derive(Debug)]
+struct Staging {
+    memory: *mut u8,
+    copied: sys::CUevent,
+}
+
+impl Staging {
+    fn new() -> std::result::Result<Self, DriverError> {
+        // SAFETY: memory without type, freed in `free`.
+        let memory = unsafe { result::malloc_host(STAGED, 0) }?.cast();
+        let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        Ok(Staging { memory, copied })
+    }
+
+    /// Queues a copy, after the last one from here is done.
+    fn copy(
+        &self,
+        to: Ptr,
+        bytes: &[u8],
+        stream: sys::CUstream,
+    ) -> std::result::Result<(), DriverError> {
+        // SAFETY: the event is this struct's own; one that was never recorded counts as done.
+        unsafe { result::event::synchronize(self.copied) }?;
+        // SAFETY: the caller has at most STAGED bytes, and nothing reads the memory any more.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory, bytes.len()) };
+        // SAFETY: just written, and not written again before the copy is done.
+        let staged = unsafe { std::slice::from_raw_parts(self.memory, bytes.len()) };
+        // SAFETY: `to` lies in memory of this device with room for the bytes.
+        unsafe { result::memcpy_htod_async(to.0, staged, stream) }?;
+        // SAFETY: event and stream are alive.
+        unsafe { result::event::record(self.copied, stream) }
+    }
+
+    fn free(&self) {
+        // SAFETY: the stream was waited for; neither is used again.
+        let _ = unsafe { result::event::destroy(self.copied) };
+        // SAFETY: as above.
+        let _ = unsafe { result::free_host(self.memory.cast()) };
+    }
+}
+
+impl Driver {
+    /// Opens a card by its number.
+    ///
+    /// # Errors
+    /// No driver, no such card, a card or driver that is too old; the text says what to do.
+    pub fn open(index: usize, precision: Precision) -> Result<Self> {
+        let cards = cards()?;
+        let card = cards.get(index).ok_or_else(|| {
+            Error::Device(format!(
+                "there is no card {index}: {} found (`xelm devices` lists them)",
+                cards.len()
+            ))
+        })?;
+        if let Some(why) = card.unfit() {
+            return Err(Error::Device(format!("card {index}, {}: {why}", card.name)));
+        }
+        let wrong = || failure("open the card");
+        let device = result::device::get(index as i32).map_err(wrong())?;
+        // SAFETY: `device` comes from the driver; `drop` releases the context.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(wrong())?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(wrong())?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(wrong())?;
+        let ptx = match precision {
+            Precision::F32 => PTX_F32,
+            Precision::Bf16 => PTX_BF16,
+        };
+        let image = CString::new(ptx).expect("PTX is text");
+        // SAFETY: the image is PTX that ends in a zero byte.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let module = module.map_err(failure("load the kernels"))?;
+        Ok(Driver {
+            precision,
+            device,
+            stream,
+            module,
+            functions: HashMap::new(),
+            cublaslt: has_cublaslt().then(CublasLt::new).flatten(),
+            staging: [Staging::new().map_err(wrong())?, Staging::new().map_err(wrong())?],
+            next: 0,
+            failed: None,
+        })
+    }
+
+    /// Keeps a call's failure, if it is the first.
+    fn keep(&mut self, what: &str, outcome: std::result::Result<(), DriverError>) {
+        if let Err(error) = outcome
+            && self.failed.is_none()
+        {
+            self.failed = Some(describe(what, error));
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Device(why.clone())))
+    }
+
+    fn function(&mut self, name: &'static str) -> Option<sys::CUfunction> {
+        if let Some(&function) = self.functions.get(name) {
+            return Some(function);
+        }
+        let c_name = CString::new(name).expect("a kernel's name");
+        // SAFETY: the module lives as long as `self`.
+        match unsafe { result::module::get_function(self.module, c_name) } {
+            Ok(function) => {
+                self.functions.insert(name, function);
+                Some(function)
+            }
+            Err(error) => {
+                self.keep(&format!("find the kernel {name}"), Err(error));
+                None
+            }
+        }
+    }
+}
+
+impl Device for Driver {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn allocate(&mut self, n_bytes: usize) -> Result<Ptr> {
+        self.check()?;
+        // SAFETY: memory without type; every kernel that reads it is told its extent.
+        let memory = unsafe { result::malloc_sync(n_bytes.max(1)) };
+        memory.map(Ptr).map_err(|error| match error {
+            DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => Error::Device(format!(
+                "the card has no {} MiB left: choose a smaller --micro-batch, --n-ctx or model, or \
+                 end what else runs on it",
+                n_bytes.div_ceil(1 << 20)
+            )),
+            error => Error::Device(describe("allocate memory", error)),
+        })
+    }
+
+    fn free(&mut self, memory: Ptr) {
+        // SAFETY: the caller gives back what `allocate` gave; the driver first ends what uses it.
+        let outcome = unsafe { result::free_sync(memory.0) };
+        self.keep("free memory", outcome);
+    }
+
+    fn upload(&mut self, to: Ptr, bytes: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        let outcome = if bytes.len() <= STAGED {
+            self.next = 1 - self.next;
+            self.staging[self.next].copy(to, bytes, self.stream)
+        } else {
+            // SAFETY: `to` lies in memory of this device with room for the bytes; the driver has read
+            // pageable memory when the call returns.
+            unsafe { result::memcpy_htod_async(to.0, bytes, self.stream) }
+        };
+        self.keep("copy to the card", outcome);
+    }
+
+    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        self.check()?;
+        let wrong = || failure("copy from the card");
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(wrong())?;
+        // SAFETY: `from` lies in memory of this device that holds as many bytes.
+        unsafe { result::memcpy_dtoh_sync(bytes, from.0) }.map_err(wrong())
+    }
+
+    fn clear(&mut self, at: Ptr, n_bytes: usize) {
+        if self.failed.is_some() || n_bytes == 0 {
+            return;
+        }
+        // SAFETY: `at` lies in memory of this device with room for the bytes.
+        let outcome = unsafe { result::memset_d8_async(at.0, 0, n_bytes, self.stream) };
+        self.keep("clear memory", outcome);
+    }
+
+    fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]) {
+        if self.failed.is_some() {
+            return;
+        }
+        let Some(function) = self.function(kernel) else { return };
+        // The driver copies each argument's bytes during the call.
+        let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
+        let grid = (grid[0], grid[1], grid[2]);
+        // SAFETY: the arguments are those of the kernel (the tests run every launch through a shim that
+        // counts them), and the addresses among them lie in memory of this device.
+        let outcome = unsafe {
+            result::launch_kernel(function, grid, (block, 1, 1), 0, self.stream, &mut pointers)
+        };
+        self.keep(kernel, outcome);
+    }
+
+    fn multiply(&mut self, product: &Product) -> bool {
+        match &mut self.cublaslt {
+            Some(library) if self.failed.is_none() => {
+                library.multiply(product, self.precision, self.stream)
+            }
+            _ => false,
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.check()?;
+        // SAFETY: the stream lives as long as `self`.
+        let outcome = unsafe { result::stream::synchronize(self.stream) };
+        self.keep("finish the queued work", outcome);
+        self.check()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A card that failed refuses all of these; there is nobody to tell.
+        // SAFETY: the stream is this device's own and not used again.
+        let _ = unsafe { result::stream::synchronize(self.stream) };
+        self.cublaslt = None;
+        self.staging.iter().for_each(Staging::free);
+        // SAFETY: nothing of the module runs any more.
+        let _ = unsafe { result::module::unload(self.module) };
+        // SAFETY: the stream is not used again.
+        let _ = unsafe { result::stream::destroy(self.stream) };
+        // SAFETY: retained in `open`.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+fn failure(what: &str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Device(describe(what, error))
+}
+
+/// One line: what failed, why, what to do.
+fn describe(what: &str, error: DriverError) -> String {
+    let name = error.error_name().map_or("an unknown error".into(), |s| s.to_string_lossy());
+    let advice = match error.0 {
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => ": the driver is older than 530; update it",
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => ": the card is too old for these kernels",
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => ": the card is full; end what else runs on it",
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            ": the driver was updated without a restart; restart the machine"
+        }
+        _ => "; the last checkpoint is kept: run the command again to resume",
+    };
+    format!("cannot {what} ({name}){advice}")
+}

@@ -1,0 +1,400 @@
+//! The operations of the seam: one or a few launches each.
+
+use super::{
+    Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP,
+    dropout_args, grow, number_bytes, region_bytes, runs, warps,
+};
+use crate::Result;
+use crate::backend::{
+    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Sizes, Span, StepStats,
+};
+
+impl<D: Device> Backend for Cuda<D> {
+    fn allocate(&mut self, sizes: Sizes) -> Result<()> {
+        let precision = self.precision();
+        let n_bytes = Self::n_bytes(&sizes, precision);
+        grow(&mut self.device, &mut self.memory, n_bytes)?;
+        grow(&mut self.device, &mut self.stats, 2 * 8)?;
+        self.device.clear(self.memory.at, n_bytes);
+        self.device.clear(self.stats.at, 2 * 8);
+        let mut end = self.memory.at;
+        for region in Region::ALL {
+            self.base[region as usize] = end;
+            end = end.offset(region_bytes(&sizes, region, precision));
+        }
+        self.weights = match precision {
+            Precision::F32 => self.base[Region::Params as usize],
+            Precision::Bf16 => end,
+        };
+        (self.n_targets, self.failed) = (0, None);
+        self.device.finish()
+    }
+
+    fn write(&mut self, to: Span, values: &[f32]) {
+        let bytes = bytemuck::cast_slice(values);
+        let address = self.address(to);
+        if self.precision() == Precision::Bf16 && to.region == Region::Activations {
+            let wide = self.scratch(bytes.len());
+            self.device.upload(wide, bytes);
+            self.convert("narrow", address, wide, values.len());
+            return;
+        }
+        self.device.upload(address, bytes);
+        if self.precision() == Precision::Bf16 && to.region == Region::Params {
+            self.convert("narrow", self.weight(to), address, values.len());
+        }
+    }
+
+    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
+        if self.precision() == Precision::Bf16 && from.region == Region::Activations {
+            let mut bits = vec![0u16; values.len()];
+            self.device.download(self.address(from), bytemuck::cast_slice_mut(&mut bits))?;
+            for (value, bits) in values.iter_mut().zip(bits) {
+                *value = f32::from_bits(u32::from(bits) << 16);
+            }
+            return Ok(());
+        }
+        self.device.download(self.address(from), bytemuck::cast_slice_mut(values))
+    }
+
+    fn zero(&mut self, x: Span) {
+        let n_bytes = x.len * number_bytes(x.region, self.precision());
+        let address = self.address(x);
+        self.device.clear(address, n_bytes);
+    }
+
+    fn load_batch(&mut self, inputs: &[u32], targets: &[u32]) {
+        let n = inputs.len();
+        let n_targets = targets.iter().filter(|&&t| t != IGNORE).count();
+        // The inputs' places by token: the embedding's gradient has one writer per row.
+        let mut places: Vec<u32> = (0..n as u32).collect();
+        places.sort_by_key(|&i| inputs[i as usize]); // stable: ascending for each token
+        let (mut unique, mut starts) = (Vec::new(), Vec::new());
+        for (i, &place) in (0u32..).zip(&places) {
+            let token = inputs[place as usize];
+            if unique.last() != Some(&token) {
+                unique.push(token);
+                starts.push(i);
+            }
+        }
+        starts.push(n as u32);
+        let mut words = Vec::with_capacity(5 * n + 1);
+        let mut part = |values: &[u32]| {
+            words.extend_from_slice(values);
+            (words.len() - values.len()) * 4
+        };
+        let at = [part(inputs), part(targets), part(&unique), part(&starts), part(&places)];
+        if let Err(error) = grow(&mut self.device, &mut self.batch.buffer, (5 * n + 1) * 4) {
+            self.failed.get_or_insert(error);
+            return;
+        }
+        let buffer = self.batch.buffer;
+        self.device.upload(buffer.at, bytemuck::cast_slice(&words));
+        let [inputs, targets, unique_at, starts, places] = at.map(|at| buffer.at.offset(at));
+        self.batch = Batch {
+            buffer,
+            n_tokens: n,
+            n_targets: n_targets as u64,
+            n_unique: unique.len(),
+            inputs,
+            targets,
+            unique: unique_at,
+            starts,
+            places,
+        };
+    }
+
+    fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
+        let n_embd = out.len / self.batch.n_tokens;
+        let args = [
+            self.at(out),
+            Arg::Ptr(self.weight(table)),
+            self.at(positions),
+            Arg::Ptr(self.batch.inputs),
+            Arg::F32(scale),
+            Arg::U64(out.len as u64),
+            Arg::U32(n_embd as u32),
+            Arg::U32(n_ctx as u32),
+        ];
+        self.launch_loop("embed", out.len as u64, &args);
+    }
+    fn embed_backward(&mut self, d_table: Span, d_out: Span, scale: f32, n_embd: usize) {
+        let args = [
+            self.at(d_table),
+            self.at(d_out),
+            Arg::Ptr(self.batch.unique),
+            Arg::Ptr(self.batch.starts),
+            Arg::Ptr(self.batch.places),
+            Arg::F32(scale),
+            Arg::U32(n_embd as u32),
+        ];
+        self.launch("embed_backward", [self.batch.n_unique, 1, 1], &args);
+    }
+
+    fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32) {
+        let (c, n) = (weight.len, x.len / weight.len);
+        let args = [
+            self.at(out),
+            self.at(stats),
+            self.at(x),
+            Arg::Ptr(self.weight(weight)),
+            Arg::Ptr(self.weight(bias)),
+            Arg::F32(eps),
+            Arg::U32(n as u32),
+            Arg::U32(c as u32),
+        ];
+        self.launch("layer_norm", warps(n), &args);
+    }
+
+    fn layer_norm_backward(
+        &mut self,
+        d_x: Span,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        x: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let (c, n) = (weight.len, x.len / weight.len);
+        let (n_runs, rows) = runs(n);
+        let partial = self.scratch(n_runs * 2 * c * 4);
+        let args = [
+            Arg::Ptr(partial),
+            self.at(d_out),
+            self.at(x),
+            self.at(stats),
+            Arg::U32(n as u32),
+            Arg::U32(c as u32),
+            Arg::U32(rows as u32),
+        ];
+        self.launch("layer_norm_columns", [c.div_ceil(WARP), n_runs, 1], &args);
+        self.add_partial_sums(self.address(d_weight), partial, n_runs, 2 * c, c);
+        self.add_partial_sums(self.address(d_bias), partial.offset(c * 4), n_runs, 2 * c, c);
+        let args = [
+            self.at(d_x),
+            self.at(d_out),
+            self.at(x),
+            self.at(stats),
+            Arg::Ptr(self.weight(weight)),
+            Arg::U32(n as u32),
+            Arg::U32(c as u32),
+        ];
+        self.launch("layer_norm_backward", warps(n), &args);
+    }
+
+    fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
+        let (n_out, n_in) = (bias.len, weight.len / bias.len);
+        self.multiply(&Product {
+            layout: Layout::NT,
+            out: self.address(out),
+            wide: false,
+            accumulate: false,
+            a: self.address(x),
+            b: self.weight(weight),
+            bias: self.weight(bias),
+            m: x.len / n_in,
+            n: n_out,
+            k: n_in,
+        });
+    }
+
+    fn linear_backward(
+        &mut self,
+        d_x: Span,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        x: Span,
+        weight: Span,
+    ) {
+        let (n_out, n_in) = (d_bias.len, weight.len / d_bias.len);
+        let n = x.len / n_in;
+        let input = Product {
+            layout: Layout::NN,
+            out: self.address(d_x),
+            wide: false,
+            accumulate: false,
+            a: self.address(d_out),
+            b: self.weight(weight),
+            bias: Ptr::NULL,
+            m: n,
+            n: n_in,
+            k: n_out,
+        };
+        self.multiply(&input);
+        self.multiply(&Product {
+            layout: Layout::TN,
+            out: self.address(d_weight),
+            wide: true,
+            accumulate: true,
+            b: self.address(x),
+            m: n_out,
+            n: n_in,
+            k: n,
+            ..input
+        });
+        let (n_runs, rows) = runs(n);
+        let partial = self.scratch(n_runs * n_out * 4);
+        let args = [
+            Arg::Ptr(partial),
+            self.at(d_out),
+            Arg::U32(n as u32),
+            Arg::U32(n_out as u32),
+            Arg::U32(rows as u32),
+        ];
+        self.launch("column_sums", [n_out.div_ceil(WARP), n_runs, 1], &args);
+        self.add_partial_sums(self.address(d_bias), partial, n_runs, n_out, n_out);
+    }
+
+    fn activation(&mut self, out: Span, x: Span, kind: Activation) {
+        let n = self.packs(x);
+        let args = [self.at(out), self.at(x), Arg::U64(n), Arg::U32(activation_id(kind))];
+        self.launch_loop("activation", n, &args);
+    }
+
+    fn activation_backward(&mut self, d_x: Span, x: Span, kind: Activation) {
+        let n = self.packs(x);
+        let args = [self.at(d_x), self.at(x), Arg::U64(n), Arg::U32(activation_id(kind))];
+        self.launch_loop("activation_backward", n, &args);
+    }
+
+    fn attention(&mut self, out: Span, lse: Span, qkv: Span, s: AttentionShape, dropout: Dropout) {
+        let kernels = ["attention", "attention_32", "attention_64", "attention_128"];
+        let args = vec![self.at(out), self.at(lse), self.at(qkv)];
+        self.launch_attention(kernels, args, s, dropout);
+    }
+
+    fn attention_backward(
+        &mut self,
+        d_qkv: Span,
+        d_out: Span,
+        out: Span,
+        lse: Span,
+        qkv: Span,
+        shape: AttentionShape,
+        dropout: Dropout,
+    ) {
+        let AttentionShape { n_batch, n_ctx, n_head, head_dim } = shape;
+        let delta = self.scratch(lse.len * 4);
+        let mut args = vec![Arg::Ptr(delta), self.at(d_out), self.at(out)];
+        args.extend([n_batch, n_ctx, n_head, head_dim].map(|n| Arg::U32(n as u32)));
+        self.launch("attention_delta", warps(n_batch * n_head * n_ctx), &args);
+        let args =
+            vec![self.at(d_qkv), self.at(d_out), self.at(lse), Arg::Ptr(delta), self.at(qkv)];
+        let kernels =
+            ["attention_d_q", "attention_d_q_32", "attention_d_q_64", "attention_d_q_128"];
+        self.launch_attention(kernels, args.clone(), shape, dropout);
+        let kernels =
+            ["attention_d_kv", "attention_d_kv_32", "attention_d_kv_64", "attention_d_kv_128"];
+        self.launch_attention(kernels, args, shape, dropout);
+    }
+
+    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
+        let n = self.packs(out);
+        let mut args = vec![self.at(out), self.at(x), self.at(branch), Arg::U64(n)];
+        args.extend(dropout_args(dropout));
+        self.launch_loop("residual", n, &args);
+    }
+
+    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
+        let n = self.packs(d_out);
+        let mut args = vec![self.at(d_branch), Arg::Ptr(Ptr::NULL), self.at(d_out), Arg::U64(n)];
+        args.extend(dropout_args(dropout));
+        self.launch_loop("residual", n, &args);
+    }
+
+    fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {
+        self.head(x, table, Some((d_x, d_table, scale)));
+    }
+
+    fn head_eval(&mut self, x: Span, table: Span) {
+        self.head(x, table, None);
+    }
+
+    fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) -> Result<()> {
+        // logits.len / n = V and x.len / n = C, so n · n = logits.len · x.len / table.len.
+        let n = (logits.len() * x.len / table.len).isqrt();
+        let (c, v) = (x.len / n, logits.len() / n);
+        let out = self.scratch(n * v * 4);
+        self.multiply(&Product {
+            layout: Layout::NT,
+            out,
+            wide: true,
+            accumulate: false,
+            a: self.address(x),
+            b: self.weight(table),
+            bias: Ptr::NULL,
+            m: n,
+            n: v,
+            k: c,
+        });
+        self.check()?;
+        self.device.download(out, bytemuck::cast_slice_mut(logits))
+    }
+
+    fn grad_norm(&mut self, grads: Span) {
+        let partial = self.scratch(LOOP_BLOCKS as usize * 8);
+        let n_blocks = (grads.len as u64).div_ceil(u64::from(BLOCK)).min(LOOP_BLOCKS);
+        let args = [Arg::Ptr(partial), self.at(grads), Arg::U64(grads.len as u64)];
+        self.launch("square_sums", [n_blocks as usize, 1, 1], &args);
+        let norm = self.stats.at.offset(8);
+        let args = [Arg::Ptr(norm), Arg::Ptr(partial), Arg::U32(n_blocks as u32)];
+        self.launch("norm_of_sums", [1, 1, 1], &args);
+    }
+
+    fn adamw(&mut self, params: Span, settings: AdamW) {
+        let AdamW { lr, beta1, beta2, eps, weight_decay, max_norm, .. } = settings;
+        let (correction1, correction2) = settings.corrections();
+        let copy = match self.precision() {
+            Precision::F32 => Ptr::NULL,
+            Precision::Bf16 => self.weight(params),
+        };
+        let args = [
+            self.at(params),
+            Arg::Ptr(copy),
+            self.at(params.of(Region::Grads)),
+            self.at(params.of(Region::Moment1)),
+            self.at(params.of(Region::Moment2)),
+            Arg::Ptr(self.stats.at.offset(8)),
+            Arg::U64(params.len as u64),
+            Arg::F32(1.0 - lr * weight_decay),
+            Arg::F32(lr / correction1),
+            Arg::F32(1.0 / xelm_runtime::math::sqrt(correction2)),
+            Arg::F32(beta1),
+            Arg::F32(beta2),
+            Arg::F32(eps),
+            Arg::F32(max_norm),
+        ];
+        self.launch_loop("adamw", params.len as u64, &args);
+    }
+
+    fn finish_step(&mut self) -> Result<StepStats> {
+        self.check()?;
+        let mut gathered = [0.0f64; 2];
+        self.device.download(self.stats.at, bytemuck::cast_slice_mut(&mut gathered))?;
+        self.device.clear(self.stats.at, 2 * 8);
+        let n_targets = std::mem::take(&mut self.n_targets);
+        Ok(StepStats { loss: gathered[0] / n_targets as f64, grad_norm: gathered[1] })
+    }
+
+    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+        for (i, &span) in spans.iter().enumerate() {
+            let mut values = vec![0.0; span.len];
+            self.read(span, &mut values)?;
+            if !values.iter().all(|x| x.is_finite()) {
+                return Ok(Some(i));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The number by which the kernels know an activation.
+fn activation_id(kind: Activation) -> u32 {
+    match kind {
+        Activation::GeluErf => 0,
+        Activation::GeluTanh => 1,
+        Activation::Relu => 2,
+    }
+}
