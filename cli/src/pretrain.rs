@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
-use xelm_train::job::JobResult;
+use xelm_train::job::{JobResult, Rehearsal};
 use xelm_train::model::Recompute;
 use xelm_train::run::Run;
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
@@ -92,6 +92,9 @@ pub(crate) struct TrainArgs {
     pub(crate) recompute: RecomputeArg,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+    /// Only compute a few batches on the device: says what memory, time and disk the job would take.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -151,6 +154,41 @@ impl TrainArgs {
     }
 }
 
+impl TrainArgs {
+    pub(crate) fn print_rehearsal(&self, name: &str, rehearsal: &Rehearsal) -> Result<()> {
+        let r = rehearsal;
+        if self.json {
+            return print_line(json!({
+                "name": name, "parameters": r.n_params, "device_bytes": r.device_bytes,
+                "checkpoint_bytes": r.checkpoint_bytes, "tokens": r.tokens,
+                "step_seconds": r.step_seconds, "seconds": r.seconds,
+            }));
+        }
+        let mib = |n: usize| n.div_ceil(1 << 20);
+        print_line(format_args!(
+            "{name}: {:.1}M parameters, {:.1}M tokens\n  device memory  {} MiB\n  checkpoint     {} MiB \
+             (twice that while it is written)\n  time           {} ({:.3} s a step, {:.0} tokens/s)",
+            r.n_params as f64 / 1e6,
+            r.tokens as f64 / 1e6,
+            mib(r.device_bytes),
+            mib(r.checkpoint_bytes),
+            duration(r.seconds),
+            r.step_seconds,
+            r.tokens as f64 / r.seconds,
+        ))
+    }
+}
+
+/// Hours, minutes and seconds.
+fn duration(seconds: f64) -> String {
+    let s = seconds.ceil() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let model = self.model.settings(256);
@@ -160,6 +198,11 @@ impl Args {
         };
         let mut run = Run::open(&self.run)?;
         let backend = &mut *self.train.device.open()?;
+        if self.train.dry_run {
+            let rehearsal =
+                run.rehearse_pretrain(model, settings, backend, &mut Progress::new())?;
+            return self.train.print_rehearsal("seed", &rehearsal);
+        }
         let result =
             run.pretrain(model, settings, self.train.save_every, backend, &mut Progress::new())?;
         self.train.print("seed", &result)

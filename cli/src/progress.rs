@@ -21,6 +21,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Lines in any case: for several jobs at once.
+    pub(crate) fn lines() -> Self {
+        Progress { is_terminal: false, ..Progress::new() }
+    }
+
     pub(crate) fn new() -> Self {
         Progress {
             bar: None,

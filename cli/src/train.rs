@@ -4,7 +4,10 @@ use crate::Result;
 use crate::pretrain::TrainArgs;
 use crate::progress::Progress;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
 use xelm_train::run::{Branch, DENSE, RANDOM, Run};
+use xelm_train::settings::TrainSettings;
 
 /// Branches models from a run's seed and trains them: one expert, all of them, or the baselines.
 ///
@@ -33,6 +36,10 @@ pub(crate) struct Args {
     /// Sequences per update of the dense model; the default is the seed's.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Models trained at the same time. Small ones fill a card together; on a CPU, one after the other is
+    /// as fast.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    jobs: usize,
     #[command(flatten)]
     train: TrainArgs,
 }
@@ -48,17 +55,50 @@ impl Args {
         }
         branches.extend(self.dense.then_some(Branch::Dense));
         branches.extend(self.random.then_some(Branch::Random));
-        for branch in &branches {
-            let backend = &mut *self.train.device.open()?;
-            let (settings, save_every) = (settings.clone(), self.train.save_every);
-            let result = run.train(branch, settings, save_every, backend, &mut Progress::new())?;
-            let name = match branch {
-                Branch::Expert(id) => id,
-                Branch::Dense => DENSE,
-                Branch::Random => RANDOM,
-            };
-            self.train.print(name, &result)?;
+        // The corpus is tokenized before several look for its tokens.
+        run.tokenize(&mut Progress::new())?;
+        let queue = Mutex::new(branches.into_iter());
+        let train = self.train;
+        let work = |mut report: Progress| -> std::result::Result<(), String> {
+            let next = || queue.lock().map_or(None, |mut queue| queue.next());
+            while let Some(branch) = next() {
+                one(&run, &branch, &settings, &train, &mut report).map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        };
+        if self.jobs <= 1 {
+            return Ok(work(Progress::new())?);
         }
-        Ok(())
+        thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..self.jobs).map(|_| scope.spawn(|| work(Progress::lines()))).collect();
+            // Every job is waited for; the first failure is told.
+            let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            for end in ends {
+                end.map_err(|_| "a training job panicked")??;
+            }
+            Ok(())
+        })
     }
+}
+
+fn one(
+    run: &Run,
+    branch: &Branch,
+    settings: &TrainSettings,
+    train: &TrainArgs,
+    report: &mut Progress,
+) -> Result<()> {
+    let name = match branch {
+        Branch::Expert(id) => id,
+        Branch::Dense => DENSE,
+        Branch::Random => RANDOM,
+    };
+    let backend = &mut *train.device.open()?;
+    if train.dry_run {
+        let rehearsal = run.rehearse_train(branch, settings.clone(), backend, report)?;
+        return train.print_rehearsal(name, &rehearsal);
+    }
+    let result = run.train(branch, settings.clone(), train.save_every, backend, report)?;
+    train.print(name, &result)
 }

@@ -124,6 +124,11 @@ impl Case {
 }
 
 impl Outcome {
+    /// The compared numbers, bit by bit.
+    pub fn bits(&self) -> Vec<Vec<u32>> {
+        self.values.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()).collect()
+    }
+
     /// The largest difference, as a share of the largest number of its span.
     ///
     /// # Panics

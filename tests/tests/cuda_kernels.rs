@@ -18,8 +18,7 @@ fn check(cases: Vec<Case>) {
             for order in [Order::Forward, Order::Reverse, Order::Shuffled] {
                 let Some(shim) = Shim::new(precision, order) else { return };
                 let got = case.run(&mut Cuda::new(shim), precision);
-                let bits: Vec<Vec<u32>> =
-                    got.values.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()).collect();
+                let bits = got.bits();
                 let first = first.get_or_insert_with(|| bits.clone());
                 assert!(*first == bits, "{case:?} {precision:?}: {order:?} gives other bits");
                 let off = got.difference(&want, &case.name);

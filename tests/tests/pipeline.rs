@@ -37,7 +37,8 @@ fn eval_ppl_recomputes_the_demo() {
     assert!(demo["seconds"].as_f64().unwrap() > 0.0);
 }
 
-/// The same commands one by one, on one thread, give the files of the demo, byte for byte.
+/// The same commands one by one, on one thread, two experts at a time, give the files of the demo, byte
+/// for byte; dry runs leave nothing.
 #[test]
 fn stages_one_by_one_equal_the_demo() {
     let (demo, _) = &*RUN;
@@ -50,10 +51,19 @@ fn stages_one_by_one_equal_the_demo() {
     args.extend(["--languages", LANGUAGES, "--vocab-size", "2500"]);
     args.extend(["--character-coverage", "0.998"]);
     one_thread(&args);
-    one_thread(&XELM.pretrain_args(run_arg, &["--steps", "12", "--lr", "3e-3"]));
+    let pretrain = XELM.pretrain_args(run_arg, &["--steps", "12", "--lr", "3e-3"]);
+    let rehearsal = one_thread(&[&pretrain[..], &["--dry-run", "--json"]].concat());
+    let rehearsal: Value = serde_json::from_str(&rehearsal).unwrap();
+    assert!(rehearsal["device_bytes"].as_u64().unwrap() > 0 && !run.join("seed").exists());
+    one_thread(&pretrain);
+    let checkpoint = fs::metadata(run.join("seed/checkpoint.gguf")).unwrap().len();
+    assert!(checkpoint.abs_diff(rehearsal["checkpoint_bytes"].as_u64().unwrap()) < 10_000);
     one_thread(&["cluster", "typology", "--run", run_arg, "--k", "2"]);
     let branch = ["train", "--run", run_arg, "--steps", "8", "--lr", "3e-3", "--warmup", "0"];
-    one_thread(&[&branch[..], &["--all", "--dense", "--random"]].concat());
+    let all = [&branch[..], &["--all", "--dense", "--random", "--jobs", "2"]].concat();
+    one_thread(&[&all[..], &["--dry-run"]].concat());
+    assert!(!run.join("experts").exists());
+    one_thread(&all);
     one_thread(&["pack", "--run", run_arg]);
     let (set, q4_0) = (run.join("set"), run.join("set-q4_0"));
     one_thread(&["quantize", "--set", text(&set), "--type", "q4_0", "--out", text(&q4_0)]);

@@ -58,6 +58,23 @@ pub struct JobResult {
     pub loss: Option<f64>,
 }
 
+/// What a job takes, measured with its own first batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rehearsal {
+    /// Parameters of the model.
+    pub n_params: usize,
+    /// Bytes of the device's memory.
+    pub device_bytes: usize,
+    /// Bytes of a checkpoint; while one is written there are two.
+    pub checkpoint_bytes: usize,
+    /// Tokens of all steps.
+    pub tokens: u64,
+    /// Seconds of one step.
+    pub step_seconds: f64,
+    /// Seconds of all steps.
+    pub seconds: f64,
+}
+
 /// Name of the checkpoint in a job's folder.
 pub const CHECKPOINT: &str = "checkpoint.gguf";
 const LOG: &str = "log.jsonl";
@@ -120,7 +137,7 @@ impl Job {
         for step in start..settings.steps {
             let lr = settings.lr_at(step);
             adam_steps += 1;
-            let stats = self.step(step, lr, adam_steps, &model, stream, backend)?;
+            let stats = update(settings, step, adam_steps, &model, stream, backend)?;
             if !stats.is_finite() {
                 return Err(Error::NotFinite { step, tensor: locate(&model, backend)? });
             }
@@ -140,37 +157,38 @@ impl Job {
         Ok(JobResult { steps: settings.steps, new_steps: settings.steps - start, loss })
     }
 
-    /// One update: the micro-batches' gradients, their norm, AdamW.
-    fn step(
+    /// Computes a few micro-batches as the job would, and keeps nothing.
+    ///
+    /// # Errors
+    /// Settings out of range; too little memory.
+    pub fn rehearse(
         &self,
-        step: u64,
-        lr: f32,
-        t: u64,
-        model: &Model,
         stream: &mut Stream<'_>,
         backend: &mut dyn Backend,
-    ) -> Result<StepStats> {
+    ) -> Result<Rehearsal> {
         let settings = &self.spec.settings;
-        let grads = model.params.all.of(Region::Grads);
-        let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        backend.zero(grads);
-        for micro in 0..settings.batch / settings.micro_batch {
-            inputs.clear();
-            targets.clear();
-            for i in 0..settings.micro_batch {
-                let sequence =
-                    step * settings.batch as u64 + (micro * settings.micro_batch + i) as u64;
-                stream.read(sequence, &mut inputs, &mut targets);
-            }
-            let words = philox(step, micro as u64, [settings.seed as u32, 0x6472_6f70]);
-            let key = u64::from(words[0]) << 32 | u64::from(words[1]);
-            backend.load_batch(&inputs, &targets);
-            model.train(backend, DropoutPlan { p: settings.dropout, key }, scale);
-        }
-        backend.grad_norm(grads);
-        backend.adamw(model.params.all, settings.adamw(lr, t));
-        backend.finish_step()
+        settings.validate(&self.config)?;
+        let TrainSettings { steps, batch, micro_batch, n_ctx, recompute, .. } = *settings;
+        let model = Model::place(backend, self.config, micro_batch, n_ctx, recompute)?;
+        init(backend, &model.params, &self.config, settings.seed);
+        // A step of one micro-batch, twice: the first also gets work memory.
+        let short = TrainSettings { batch: micro_batch, ..settings.clone() };
+        let mut measure = || -> Result<f64> {
+            let clock = Instant::now();
+            update(&short, 0, 1, &model, stream, backend)?;
+            Ok(clock.elapsed().as_secs_f64())
+        };
+        measure()?;
+        let step_seconds = measure()? * (batch / micro_batch) as f64;
+        let n_params = self.config.n_params();
+        Ok(Rehearsal {
+            n_params,
+            device_bytes: backend.n_bytes(),
+            checkpoint_bytes: n_params * 3 * 4,
+            tokens: steps * (batch * n_ctx) as u64,
+            step_seconds,
+            seconds: step_seconds * steps as f64,
+        })
     }
 
     /// Fills a new model: from the parent's checkpoint, or at random. Returns the tokens trained on and
@@ -263,6 +281,36 @@ impl Job {
         AtomicFile::write(&path, kept.as_bytes()).map_err(Error::io("write", &path))?;
         OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))
     }
+}
+
+/// One update: the micro-batches' gradients, their norm, AdamW.
+fn update(
+    settings: &TrainSettings,
+    step: u64,
+    t: u64,
+    model: &Model,
+    stream: &mut Stream<'_>,
+    backend: &mut dyn Backend,
+) -> Result<StepStats> {
+    let grads = model.params.all.of(Region::Grads);
+    let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+    backend.zero(grads);
+    for micro in 0..settings.batch / settings.micro_batch {
+        inputs.clear();
+        targets.clear();
+        for i in 0..settings.micro_batch {
+            let sequence = step * settings.batch as u64 + (micro * settings.micro_batch + i) as u64;
+            stream.read(sequence, &mut inputs, &mut targets);
+        }
+        let words = philox(step, micro as u64, [settings.seed as u32, 0x6472_6f70]);
+        let key = u64::from(words[0]) << 32 | u64::from(words[1]);
+        backend.load_batch(&inputs, &targets);
+        model.train(backend, DropoutPlan { p: settings.dropout, key }, scale);
+    }
+    backend.grad_norm(grads);
+    backend.adamw(model.params.all, settings.adamw(settings.lr_at(step), t));
+    backend.finish_step()
 }
 
 /// The name of a tensor whose values or gradients are not finite.

@@ -15,7 +15,7 @@
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{BadInput, Corpus, Skipped, Split};
-use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, write_json};
+use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, Rehearsal, write_json};
 use crate::report::Report;
 use crate::settings::{ModelSettings, TrainSettings};
 use crate::stream::Stream;
@@ -205,23 +205,56 @@ impl Run {
     pub fn pretrain(
         &mut self,
         model: ModelSettings,
-        mut settings: TrainSettings,
+        settings: TrainSettings,
         save_every: u64,
         backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
-        let (n_vocab, vocabulary, eos) = self.vocabulary()?;
-        let config = model.config(n_vocab)?;
-        settings.choose_micro_batch(&config);
+        self.check_model(model)?;
+        self.manifest.model = Some(model);
+        write_json(&self.path(MANIFEST), &self.manifest)?;
+        self.with_seed_job(model, settings, save_every, |job, stream| {
+            job.run(stream, backend, report)
+        })
+    }
+
+    /// What [`Run::pretrain`] would take: nothing is trained or saved, but the tokens are.
+    ///
+    /// # Errors
+    /// As [`Job::rehearse`].
+    pub fn rehearse_pretrain(
+        &self,
+        model: ModelSettings,
+        settings: TrainSettings,
+        backend: &mut dyn Backend,
+        report: &mut dyn Report,
+    ) -> Result<Rehearsal> {
+        self.tokenize(report)?;
+        self.check_model(model)?;
+        self.with_seed_job(model, settings, 1, |job, stream| job.rehearse(stream, backend))
+    }
+
+    fn check_model(&self, model: ModelSettings) -> Result<()> {
         if self.manifest.model.is_some_and(|m| m != model) {
             return Err(Error::usage(format!(
                 "{} was begun with a model of other dimensions",
                 self.root.display()
             )));
         }
-        self.manifest.model = Some(model);
-        write_json(&self.path(MANIFEST), &self.manifest)?;
+        Ok(())
+    }
+
+    fn with_seed_job<R>(
+        &self,
+        model: ModelSettings,
+        mut settings: TrainSettings,
+        save_every: u64,
+        work: impl FnOnce(&Job, &mut Stream<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (n_vocab, vocabulary, eos) = self.vocabulary()?;
+        let config = model.config(n_vocab)?;
+        settings.choose_micro_batch(&config);
         let shards = self.shards(self.languages(), &vocabulary, n_vocab)?;
         let mut stream = Stream::new(&shards, |_, _| true, eos, settings.seed, settings.n_ctx)?;
         let spec = JobSpec {
@@ -232,7 +265,7 @@ impl Run {
         };
         let folder = self.job_folder(SEED);
         let job = Job { spec, folder, config, parent: None, vocabulary, save_every };
-        job.run(&mut stream, backend, report)
+        work(&job, &mut stream)
     }
 
     /// Groups the languages into `k` clusters by typology.
@@ -278,12 +311,39 @@ impl Run {
     pub fn train(
         &self,
         branch: &Branch,
-        mut settings: TrainSettings,
+        settings: TrainSettings,
         save_every: u64,
         backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
+        self.with_branch_job(branch, settings, save_every, |job, stream| {
+            job.run(stream, backend, report)
+        })
+    }
+
+    /// What [`Run::train`] would take: nothing is trained or saved, but the tokens are.
+    ///
+    /// # Errors
+    /// As [`Job::rehearse`].
+    pub fn rehearse_train(
+        &self,
+        branch: &Branch,
+        settings: TrainSettings,
+        backend: &mut dyn Backend,
+        report: &mut dyn Report,
+    ) -> Result<Rehearsal> {
+        self.tokenize(report)?;
+        self.with_branch_job(branch, settings, 1, |job, stream| job.rehearse(stream, backend))
+    }
+
+    fn with_branch_job<R>(
+        &self,
+        branch: &Branch,
+        mut settings: TrainSettings,
+        save_every: u64,
+        work: impl FnOnce(&Job, &mut Stream<'_>) -> Result<R>,
+    ) -> Result<R> {
         let clusters = self.clusters()?;
         let k = clusters.len();
         let (config, vocabulary, eos) = self.seed_model()?;
@@ -323,7 +383,7 @@ impl Run {
             vocabulary,
             save_every,
         };
-        job.run(&mut stream, backend, report)
+        work(&job, &mut stream)
     }
 
     /// The folder of a job by the name of its model.

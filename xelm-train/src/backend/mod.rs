@@ -187,6 +187,8 @@ pub trait Backend {
     /// # Errors
     /// There is not as much.
     fn allocate(&mut self, sizes: Sizes) -> Result<()>;
+    /// Bytes of the device's memory that are held now, work memory included.
+    fn n_bytes(&self) -> usize;
     /// Copies numbers from the host.
     fn write(&mut self, to: Span, values: &[f32]);
     /// Copies numbers to the host.

@@ -99,6 +99,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn n_bytes(&self) -> usize {
+        size_of_val(&self.arena[..]) + size_of_val(&self.scratch[..])
+    }
+
     fn write(&mut self, to: Span, values: &[f32]) {
         let [to] = self.spans([to]);
         to.copy_from_slice(values);

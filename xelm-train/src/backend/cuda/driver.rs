@@ -194,6 +194,12 @@ impl Driver {
         })
     }
 
+    /// The same card without the library for products: our own kernel multiplies.
+    pub fn without_cublaslt(mut self) -> Self {
+        self.cublaslt = None;
+        self
+    }
+
     /// Keeps a call's failure, if it is the first.
     fn keep(&mut self, what: &str, outcome: std::result::Result<(), DriverError>) {
         if let Err(error) = outcome

@@ -21,8 +21,9 @@ const WARP: usize = 32;
 const LOOP_BLOCKS: u64 = 1024;
 /// Runs of rows that are summed apart, at most.
 const MAX_RUNS: usize = 64;
-/// Logits computed at a time.
-const CHUNK_LOGITS: usize = 64 << 20;
+/// Logits computed at a time, at most: 1.5 GiB with their gradients. Fewer would reread the head's weights
+/// and gradients more often.
+const CHUNK_LOGITS: usize = 256 << 20;
 /// Rows of a product's tile: f32 and bf16.
 const TILE: [usize; 2] = [64, 128];
 /// Queries or keys per block of the tensor-core attention, and its threads.

@@ -30,6 +30,10 @@ impl<D: Device> Backend for Cuda<D> {
         self.device.finish()
     }
 
+    fn n_bytes(&self) -> usize {
+        [self.memory, self.stats, self.scratch, self.batch.buffer].iter().map(|b| b.n_bytes).sum()
+    }
+
     fn write(&mut self, to: Span, values: &[f32]) {
         let bytes = bytemuck::cast_slice(values);
         let address = self.address(to);

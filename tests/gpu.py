@@ -1,0 +1,193 @@
+"""The checks of tests/gpu.sh on a machine with a card.
+
+    gpu.py PROGRAMS OUT
+"""
+
+import datetime
+import glob
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+STEPS = 200
+MODEL = ["--n-layer", "4", "--n-embd", "128", "--n-head", "4", "--n-ctx", "128", "--batch", "32"]
+PRETRAIN = ["--steps", str(STEPS), "--lr", "2e-3", "--save-every", "20", *MODEL]
+# Nats between the last 20 losses of f32 on the CPU and bf16 on the card, in the mean.
+LOSS_BOUND = 0.02
+
+
+class Table:
+    """What was found: check, figure, bound, verdict."""
+
+    def __init__(self):
+        self.rows = []
+        self.failed = False
+
+    def add(self, check, figure, bound="", fine=True):
+        self.rows.append((check, figure, bound, "ok" if fine else "FAILED"))
+        self.failed |= not fine
+        print("\t".join(self.rows[-1]), flush=True)
+
+    def missing(self, check, what):
+        self.rows.append((check, what, "", "not run"))
+        print("\t".join(self.rows[-1]), flush=True)
+
+
+def library_path():
+    """Where cuBLASLt may lie: the toolkit, and PyTorch's wheels."""
+    folders = ["/usr/local/cuda/lib64", *glob.glob("/usr/local/cuda*/lib64")]
+    if spec := importlib.util.find_spec("nvidia"):
+        for root in spec.submodule_search_locations:
+            folders += glob.glob(root + "/*/lib")
+    return ":".join([*folders, os.environ.get("LD_LIBRARY_PATH", "")])
+
+
+class Xelm:
+    def __init__(self, programs):
+        self.program = str(programs / "xelm-under-test")
+        self.check = str(programs / "xelm-gpu-check")
+        self.environment = dict(os.environ, LD_LIBRARY_PATH=library_path())
+
+    def __call__(self, *args):
+        command = [self.program, *map(str, args)]
+        result = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if result.returncode != 0:
+            sys.exit(f"{' '.join(command)}:\n{result.stderr}")
+        return result.stdout
+
+    def lines(self, *args):
+        result = subprocess.run(
+            [self.check, *args], env=self.environment, capture_output=True, text=True
+        )
+        if result.stderr:
+            print(result.stderr, file=sys.stderr)
+        return result.returncode, [line.split("\t") for line in result.stdout.splitlines()]
+
+    def killed(self, run, steps, *args):
+        """Starts a command and kills it once its log has `steps` lines."""
+        process = subprocess.Popen(
+            [self.program, *map(str, args)], env=self.environment, stderr=subprocess.DEVNULL
+        )
+        log = run / "seed/log.jsonl"
+        while process.poll() is None:
+            if log.exists() and len(log.read_text().splitlines()) >= steps:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.wait()
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in (run / "seed/log.jsonl").read_text().splitlines()]
+
+
+def checkpoint(run):
+    return (run / "seed/checkpoint.gguf").read_bytes()
+
+
+def training(xelm, folder, table):
+    """Loss curves, reruns, resuming, changing the device."""
+    begun = folder / "begun"
+    corpus = pathlib.Path("xelm-train/corpus")
+    xelm("tokenizer", "train", "--corpus", corpus, "--run", begun, "--vocab-size", 2048, "--character-coverage", 0.998)
+
+    def run(name):
+        shutil.copytree(begun, folder / name)
+        return folder / name
+
+    cpu, card, again, killed, moved = map(run, ["cpu", "card", "again", "killed", "moved"])
+    xelm("pretrain", "--run", cpu, *PRETRAIN)
+    xelm("pretrain", "--run", card, *PRETRAIN, "--device", "cuda")
+    off = [abs(a - b) for a, b in zip(losses(cpu)[-20:], losses(card)[-20:])]
+    mean = sum(off) / len(off)
+    figure = f"{mean:.4f} (largest {max(off):.4f})"
+    table.add("loss after 200 steps, bf16 on the card - f32 on the CPU", figure, f"<= {LOSS_BOUND}", mean <= LOSS_BOUND)
+    xelm("pretrain", "--run", again, *PRETRAIN, "--device", "cuda")
+    same = checkpoint(card) == checkpoint(again)
+    table.add("a second run has the same bits", str(same), "True", same)
+    xelm.killed(killed, 90, "pretrain", "--run", killed, *PRETRAIN, "--device", "cuda")
+    n = len(losses(killed))
+    xelm("pretrain", "--run", killed, *PRETRAIN, "--device", "cuda")
+    same = checkpoint(card) == checkpoint(killed)
+    table.add(f"killed at step {n} and resumed: the same bits", str(same), "True", same)
+    xelm.killed(moved, 60, "pretrain", "--run", moved, *PRETRAIN, "--device", "cuda")
+    xelm.killed(moved, 120, "pretrain", "--run", moved, *PRETRAIN)
+    xelm("pretrain", "--run", moved, *PRETRAIN, "--device", "cuda")
+    off = [abs(a - b) for a, b in zip(losses(cpu)[-20:], losses(moved)[-20:])]
+    mean = sum(off) / len(off)
+    table.add("card, CPU, card in one job: loss - that of the CPU", f"{mean:.4f}", f"<= {LOSS_BOUND}", mean <= LOSS_BOUND)
+    f32 = run("f32")
+    xelm("pretrain", "--run", f32, *PRETRAIN, "--device", "cuda", "--precision", "f32")
+    off = [abs(a - b) for a, b in zip(losses(cpu)[-20:], losses(f32)[-20:])]
+    mean = sum(off) / len(off)
+    table.add("the same, f32 on the card", f"{mean:.4f}", f"<= {LOSS_BOUND}", mean <= LOSS_BOUND)
+
+
+def sanitizer(xelm, table):
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    for name in ["memcheck", "racecheck"]:
+        if not tool:
+            table.missing(f"compute-sanitizer {name}", "compute-sanitizer is not installed")
+            continue
+        command = [tool, "--tool", name, "--error-exitcode", "9", xelm.check, "ops"]
+        result = subprocess.run(command, env=xelm.environment, capture_output=True, text=True)
+        said = [line for line in result.stdout.splitlines() if "ERROR SUMMARY" in line or "RACECHECK SUMMARY" in line]
+        table.add(f"compute-sanitizer {name}", " ".join(said) or "no summary", "0 errors", result.returncode != 9 and bool(said))
+
+
+def main():
+    programs, out = map(pathlib.Path, sys.argv[1:])
+    xelm, table = Xelm(programs), Table()
+    devices = json.loads(xelm("devices", "--json"))
+    if not devices["cuda"]:
+        sys.exit(devices["missing"] or "the driver shows no card")
+    card = devices["cuda"][0]
+    table.add("card", f"{card['name']}, cuBLASLt {'found' if devices['cublaslt'] else 'not found'}")
+
+    status, rows = xelm.lines("ops")
+    for operation, precision, products, cases, worst, bound in (r for r in rows[1:] if len(r) == 6):
+        table.add(f"{operation}, {precision}, {products} products, {cases} cases", worst, f"<= {bound}", float(worst) <= float(bound))
+    table.add("all operations", f"exit code {status}", "0", status == 0)
+
+    with tempfile.TemporaryDirectory() as folder:
+        training(xelm, pathlib.Path(folder), table)
+    sanitizer(xelm, table)
+
+    rates = {}
+    if devices["cublaslt"]:
+        status, rows = xelm.lines("speed")
+        for model, products, rate, tflops, gemm, share in (r for r in rows[1:] if len(r) == 6):
+            table.add(f"training {model}, {products} products", f"{rate} tokens/s, {tflops} of {gemm} TFLOP/s = {share}")
+            if products == "cuBLASLt":
+                rates[model] = float(rate)
+        table.add("training speed", f"exit code {status}", "0", status == 0)
+    else:
+        table.missing("training speed", "cuBLASLt is not installed")
+    if importlib.util.find_spec("torch"):
+        for model, rate in rates.items():
+            result = subprocess.run([sys.executable, "tests/gpu_torch.py", model], capture_output=True, text=True)
+            if result.returncode != 0:
+                table.missing(f"PyTorch {model}", result.stderr.strip().splitlines()[-1])
+                continue
+            torch = float(result.stdout.split()[-1])
+            table.add(f"PyTorch {model}, compiled, bf16", f"{torch:.0f} tokens/s; ours / PyTorch = {rate / torch:.2f}")
+    else:
+        table.missing("PyTorch", "not installed")
+
+    name = card["name"].replace("NVIDIA ", "").replace(" ", "-")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{datetime.date.today()}-{name}.tsv"
+    path.write_text("\n".join("\t".join(row) for row in [("check", "figure", "bound", "verdict"), *table.rows]) + "\n")
+    print(path)
+    sys.exit(table.failed)
+
+
+if __name__ == "__main__":
+    main()

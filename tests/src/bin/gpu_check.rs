@@ -1,0 +1,178 @@
+//! What `tests/gpu.sh` runs on a machine with a card: every operation against the CPU, and training speed
+//! beside the rate of matrix products. Prints tab-separated values.
+//!
+//!     xelm-gpu-check ops | speed
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+use xelm_runtime::config::{Activation, Config};
+use xelm_tests::operations::{self, config, difference, tolerance, train};
+use xelm_train::backend::cuda::{Cuda, Device, Driver, Layout, Precision, Product, Ptr};
+use xelm_train::backend::{AdamW, Backend, Cpu, Region};
+use xelm_train::model::{DropoutPlan, Model, Recompute, init};
+use xelm_train::{Error, Result};
+
+fn main() -> std::process::ExitCode {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some("ops") => ops(),
+        Some("speed") => speed(),
+        _ => Err(Error::usage("usage: xelm-gpu-check ops | speed")),
+    };
+    match done {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xelm-gpu-check: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// With the library for products and with our own kernels.
+fn open(precision: Precision, library: bool) -> Result<Driver> {
+    let driver = Driver::open(0, precision)?;
+    Ok(if library { driver } else { driver.without_cublaslt() })
+}
+
+/// Worst error of each operation; false where one is above its bound.
+fn ops() -> Result<bool> {
+    let mut fine = true;
+    println!("operation\tprecision\tproducts\tcases\tworst\tbound");
+    let groups = [
+        operations::embedding(),
+        operations::layer_norm(),
+        operations::linear(),
+        operations::activation(),
+        operations::residual(),
+        operations::attention(),
+        operations::head(),
+        operations::optimizer(),
+    ];
+    for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
+        for library in [true, false] {
+            let products = if library { "cuBLASLt" } else { "own" };
+            let mut worst: BTreeMap<&str, (f32, usize)> = BTreeMap::new();
+            let mut backend = Cuda::new(open(precision, library)?);
+            for case in groups.iter().flatten() {
+                let want = case.run(&mut Cpu::new(), precision);
+                let got = case.run(&mut backend, precision);
+                let off = got.difference(&want, &case.name);
+                let again = case.run(&mut backend, precision);
+                if again.bits() != got.bits() {
+                    println!("{}: a second run has other bits", case.name);
+                    fine = false;
+                }
+                let operation = case.name.split(' ').next().unwrap_or(&case.name);
+                let entry = worst.entry(operation).or_default();
+                *entry = (entry.0.max(off), entry.1 + 1);
+            }
+            for (operation, (worst, n)) in worst {
+                fine &= worst <= tolerance(precision);
+                let bound = tolerance(precision);
+                println!("{operation}\t{name}\t{products}\t{n}\t{worst:.1e}\t{bound:.1e}");
+            }
+            let config = config(48, 2);
+            let (_, want) = train(&mut Cpu::new(), config);
+            let (_, got) = train(&mut backend, config);
+            let worst = difference(&got, &want, "parameters");
+            let bound = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
+            fine &= worst <= bound;
+            println!("five_steps\t{name}\t{products}\t1\t{worst:.1e}\t{bound:.1e}");
+        }
+    }
+    Ok(fine)
+}
+
+/// Layers, width, heads, vocabulary, tokens of a sequence, sequences of a micro-batch.
+const SHAPES: [(&str, [usize; 6]); 3] = [
+    ("25M", [8, 512, 8, 4096, 1024, 32]),
+    ("124M", [12, 768, 12, 50_304, 1024, 16]),
+    ("564M", [24, 1024, 16, 256_008, 2048, 8]),
+];
+
+/// Tokens per second in bf16, with the library and without, beside the rate of its products.
+fn speed() -> Result<bool> {
+    println!("model\tproducts\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
+    let gemm = gemm_rate()?;
+    for (name, [n_layer, n_embd, n_head, n_vocab, n_ctx, n_batch]) in SHAPES {
+        let config = Config {
+            n_vocab,
+            n_ctx,
+            n_embd,
+            n_layer,
+            n_head,
+            n_ff: 4 * n_embd,
+            activation: Activation::GeluErf,
+            norm_eps: 1e-5,
+        };
+        for library in [true, false] {
+            let backend = &mut Cuda::new(open(Precision::Bf16, library)?);
+            let model = Model::place(backend, config, n_batch, n_ctx, Recompute::None)?;
+            init(backend, &model.params, &config, 1);
+            let n = n_batch * n_ctx;
+            let inputs: Vec<u32> = (0..n).map(|i| (i * 7919 % n_vocab) as u32).collect();
+            let mut step = |t: u64| -> Result<()> {
+                let grads = model.params.all.of(Region::Grads);
+                backend.zero(grads);
+                backend.load_batch(&inputs, &inputs);
+                model.train(backend, DropoutPlan::NONE, 1.0 / n as f32);
+                backend.grad_norm(grads);
+                let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
+                let rest =
+                    AdamW { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.0, t, max_norm: 1.0 };
+                backend.adamw(model.params.all, rest);
+                backend.finish_step().map(|_| ())
+            };
+            for t in 1..4 {
+                step(t)?;
+            }
+            let (clock, mut n_steps) = (Instant::now(), 0u64);
+            while n_steps < 5 || clock.elapsed().as_secs_f64() < 8.0 {
+                step(4 + n_steps)?;
+                n_steps += 1;
+            }
+            let rate = (n_steps * n as u64) as f64 / clock.elapsed().as_secs_f64();
+            // 6 per weight of a product, and the attention's two products, halved by causality.
+            let flop = 6.0 * (config.n_params() + n_layer * n_embd * n_ctx) as f64;
+            let tflops = rate * flop / 1e12;
+            let products = if library { "cuBLASLt" } else { "own" };
+            let share = 100.0 * tflops / gemm;
+            println!("{name}\t{products}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
+        }
+    }
+    Ok(true)
+}
+
+/// TFLOP/s of square bf16 products of 8,192 by the library, the best of several.
+fn gemm_rate() -> Result<f64> {
+    const N: usize = 8192;
+    let mut device = open(Precision::Bf16, true)?;
+    let memory = device.allocate(3 * N * N * 2)?;
+    device.clear(memory, 3 * N * N * 2);
+    let part = |i: usize| memory.offset(i * N * N * 2);
+    let product = Product {
+        layout: Layout::NT,
+        out: part(0),
+        wide: false,
+        accumulate: false,
+        a: part(1),
+        b: part(2),
+        bias: Ptr::NULL,
+        m: N,
+        n: N,
+        k: N,
+    };
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let clock = Instant::now();
+        for _ in 0..20 {
+            if !device.multiply(&product) {
+                return Err(Error::usage("cuBLASLt is not installed: no rate to compare with"));
+            }
+        }
+        device.finish()?;
+        let flop = 20.0 * 2.0 * (N * N * N) as f64;
+        best = best.max(flop / clock.elapsed().as_secs_f64() / 1e12);
+    }
+    Ok(best)
+}
