@@ -12,6 +12,8 @@ use xelm_train::backend::{Backend, Cpu};
 pub(crate) enum Device {
     Cpu,
     Cuda(usize),
+    /// The first card where it can be used, else the CPU.
+    Auto,
 }
 
 impl FromStr for Device {
@@ -19,12 +21,13 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':').unwrap_or((text, "0")) {
-            ("cpu", _) if text == "cpu" => Ok(Device::Cpu),
+            _ if text == "cpu" => Ok(Device::Cpu),
+            _ if text == "auto" => Ok(Device::Auto),
             ("cuda", index) => match index.parse() {
                 Ok(index) => Ok(Device::Cuda(index)),
                 Err(_) => Err(format!("{index:?} is not the number of a card")),
             },
-            _ => Err("give cpu, cuda, or cuda:<number of the card>".into()),
+            _ => Err("give cpu, cuda, cuda:<number of the card>, or auto".into()),
         }
     }
 }
@@ -32,8 +35,9 @@ impl FromStr for Device {
 /// Which device trains, and how exactly it computes.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct DeviceArgs {
-    /// Where to train: `cpu`, `cuda`, or `cuda:<i>` for the card i of `xelm devices`. A job may change
-    /// the device whenever it is resumed; its results are the same bits on the same device.
+    /// Where to train: `cpu`, `cuda`, `cuda:<i>` for the card i of `xelm devices`, or `auto` for a card
+    /// where one can be used and the CPU otherwise. A job may change the device whenever it is resumed;
+    /// its results are the same bits on the same device.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: Device,
     /// Numbers of a card's products: `bf16` on tensor cores, or `f32` for comparing with the CPU.
@@ -49,7 +53,7 @@ enum PrecisionArg {
 }
 
 impl DeviceArgs {
-    /// Opens the device; nothing else is tried where it cannot be had.
+    /// Opens the device. Only `auto` tries another where it cannot be had, and says so.
     pub(crate) fn open(self) -> Result<Box<dyn Backend>> {
         let precision = match self.precision {
             PrecisionArg::Bf16 => Precision::Bf16,
@@ -58,6 +62,13 @@ impl DeviceArgs {
         Ok(match self.device {
             Device::Cpu => Box::new(Cpu::new()),
             Device::Cuda(index) => Box::new(Cuda::new(Driver::open(index, precision)?)),
+            Device::Auto => match Driver::open(0, precision) {
+                Ok(driver) => Box::new(Cuda::new(driver)),
+                Err(why) => {
+                    eprintln!("training on the CPU: {why}");
+                    Box::new(Cpu::new())
+                }
+            },
         })
     }
 }

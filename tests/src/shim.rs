@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
-use xelm_train::Result;
 use xelm_train::backend::cuda::{Arg, Device, Precision, Product, Ptr};
+use xelm_train::{Error, Result};
 
 type Launch = unsafe extern "C" fn(
     *const c_char,
@@ -44,6 +44,8 @@ pub struct Shim {
     /// The library stays open as long as the device.
     library: libloading::Library,
     memory: HashMap<u64, Vec<Aligned>>,
+    /// Launches until the device fails, where it is to fail.
+    healthy: Option<usize>,
 }
 
 /// Memory as the driver aligns it.
@@ -61,7 +63,20 @@ impl Shim {
         // SAFETY: the symbol has this type in tests/cuda/launch.cpp.
         let launch =
             *unsafe { library.get::<Launch>(b"shim_launch\0") }.expect("the shim's launch");
-        Some(Shim { precision, order, launch, library, memory: HashMap::new() })
+        Some(Shim { precision, order, launch, library, memory: HashMap::new(), healthy: None })
+    }
+
+    /// The same device, which fails after some launches as a card does: nothing is computed any more, and
+    /// what is copied back is an error.
+    pub fn failing_after(self, n_launches: usize) -> Self {
+        Shim { healthy: Some(n_launches), ..self }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.healthy {
+            Some(0) => Err(Error::Device("the device was made to fail".into())),
+            _ => Ok(()),
+        }
     }
 
     /// The names of the kernels that this process has executed in this precision.
@@ -183,6 +198,7 @@ impl Device for Shim {
     }
 
     fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        self.check()?;
         let to = bytes.as_mut_ptr();
         // SAFETY: the address lies in memory of this device that holds as many bytes.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to, bytes.len()) };
@@ -195,6 +211,11 @@ impl Device for Shim {
     }
 
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]) {
+        match &mut self.healthy {
+            Some(0) => return,
+            Some(n) => *n -= 1,
+            None => {}
+        }
         LAUNCHED
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -217,6 +238,6 @@ impl Device for Shim {
     }
 
     fn finish(&mut self) -> Result<()> {
-        Ok(())
+        self.check()
     }
 }

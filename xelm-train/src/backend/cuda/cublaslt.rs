@@ -71,7 +71,8 @@ impl CublasLt {
     ) -> bool {
         let key = Key::new(product);
         let handle = self.handle;
-        let plan = self.plans.entry(key).or_insert_with(|| Plan::new(handle, key, precision).ok());
+        let new = || Plan::new(handle, key, precision, product.bias.0).ok();
+        let plan = self.plans.entry(key).or_insert_with(new);
         let Some(plan) = plan else { return false };
         if key.bias && plan.set_bias(product.bias.0).is_err() {
             return false;
@@ -122,6 +123,7 @@ impl Plan {
         handle: sys::cublasLtHandle_t,
         key: Key,
         precision: Precision,
+        bias: u64,
     ) -> Result<Self, CublasError> {
         let operand = match precision {
             Precision::F32 => cudaDataType::CUDA_R_32F,
@@ -150,6 +152,8 @@ impl Plan {
         if key.bias {
             let epilogue = cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            // The choice of an algorithm looks at the bias too.
+            plan.set_bias(bias)?;
         }
         plan.with_algorithm(handle, key)
     }

@@ -252,7 +252,10 @@ impl Device for Driver {
     }
 
     fn free(&mut self, memory: Ptr) {
-        // SAFETY: the caller gives back what `allocate` gave; the driver first ends what uses it.
+        // SAFETY: the stream lives as long as `self`.
+        let outcome = unsafe { result::stream::synchronize(self.stream) };
+        self.keep("finish the queued work", outcome);
+        // SAFETY: the caller gives back what `allocate` gave, and nothing uses it any more.
         let outcome = unsafe { result::free_sync(memory.0) };
         self.keep("free memory", outcome);
     }
