@@ -55,6 +55,7 @@ ptx() {
         }
     done
     cmp "$cache/table.tsv" "$table" || { echo "$table is out of date: --update ptx writes it" >&2; exit 1; }
+    cat "$table"
     echo "$(($(wc -l < "$table") - 1)) kernels, none spills; the PTX is as committed"
 }
 

@@ -129,3 +129,21 @@ impl Args {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        for (text, device) in
+            [("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))]
+        {
+            assert_eq!(text.parse(), Ok(device));
+        }
+        assert_eq!("auto".parse(), Ok(Device::Auto));
+        for text in ["", "gpu", "cpu:1", "cuda:", "cuda:-1", "cuda:a", "CUDA"] {
+            assert!(text.parse::<Device>().is_err(), "{text}");
+        }
+    }
+}

@@ -37,6 +37,20 @@ fn eval_ppl_recomputes_the_demo() {
     assert!(demo["seconds"].as_f64().unwrap() > 0.0);
 }
 
+/// Where there is no card, asking for one is an error that says what to do; `auto` trains on the CPU.
+#[test]
+fn a_missing_card_is_said() {
+    let devices: Value = serde_json::from_str(&XELM.run(&["devices", "--json"])).unwrap();
+    if !devices["cuda"].as_array().unwrap().is_empty() {
+        return;
+    }
+    let (run, _) = &*RUN;
+    let pretrain = XELM.pretrain_args(text(run), &["--steps", "12", "--lr", "3e-3", "--device"]);
+    let error = XELM.fails(&[&pretrain[..], &["cuda"]].concat());
+    assert!(error.contains("driver") && error.contains("--device cpu"), "{error}");
+    assert!(XELM.run(&[&pretrain[..], &["auto"]].concat()).contains("done before"));
+}
+
 /// The same commands one by one, on one thread, two experts at a time, give the files of the demo, byte
 /// for byte; dry runs leave nothing.
 #[test]

@@ -47,6 +47,21 @@ struct __align__(16) Pack {
     T at[N];
 };
 
+// Numbers c .. c + Pack::N of a row of n, zeros beyond its end. Rows of whole packs are aligned.
+__device__ inline Pack load_pack(const T* row, u32 c, u32 n) {
+    if (n % Pack::N == 0) return *(const Pack*)(row + c);
+    Pack pack;
+    for (u32 j = 0; j < Pack::N; j++) store(&pack.at[j], c + j < n ? to_float(row[c + j]) : 0.0f);
+    return pack;
+}
+
+__device__ inline void store_pack(T* row, u32 c, u32 n, const Pack& pack) {
+    if (n % Pack::N == 0)
+        *(Pack*)(row + c) = pack;
+    else
+        for (u32 j = 0; j < Pack::N && c + j < n; j++) row[c + j] = pack.at[j];
+}
+
 // Index of this thread among all threads of the grid, and their number: 64 bits, as tensors may be
 // larger than 2^32.
 __device__ inline u64 global_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }

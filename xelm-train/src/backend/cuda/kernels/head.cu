@@ -19,12 +19,18 @@ cross_entropy(float* losses, T* d_logits, const float* logits, const u32* target
     }
     // Read before any thread may overwrite it: the barriers of the sums lie between.
     float at_target = logits[target];
-    float max = -MAX_FLOAT;
-    for (u32 v = threadIdx.x; v < n_vocab; v += BLOCK) max = fmaxf(max, logits[v]);
-    max = block_max(max, shared);
-    float sum = 0.0f;
-    for (u32 v = threadIdx.x; v < n_vocab; v += BLOCK) sum += expf(logits[v] - max);
-    sum = block_sum(sum, shared);
+    // Maximum and sum in one reading: the sum shrinks whenever a larger logit comes.
+    float own_max = -MAX_FLOAT, sum = 0.0f;
+    for (u32 v = threadIdx.x; v < n_vocab; v += BLOCK) {
+        float logit = logits[v];
+        if (logit > own_max) {
+            sum *= expf(own_max - logit);
+            own_max = logit;
+        }
+        sum += expf(logit - own_max);
+    }
+    float max = block_max(own_max, shared);
+    sum = block_sum(sum * expf(own_max - max), shared);
     // A NaN among the logits makes the maximum miss it, but not the sum: it stays visible.
     if (threadIdx.x == 0) losses[blockIdx.x] = max + logf(sum) - at_target;
     if (scale > 0.0f) {

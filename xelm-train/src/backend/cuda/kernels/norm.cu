@@ -2,27 +2,41 @@
 #include "common.cuh"
 
 
+// The packs of a row that a lane works on: for (ROW_PACKS(c, n)) { numbers c .. c + Pack::N }
+#define ROW_PACKS(c, n) u32 c = threadIdx.x % WARP * Pack::N; c < n; c += WARP * Pack::N
+
 // out = (x - mean) * rstd * weight + bias; stats [N, 2] keeps mean and rstd.
 KERNEL(BLOCK)
 layer_norm(T* out, float* stats, const T* x, const T* weight, const T* bias, float eps, u32 n_rows,
            u32 n_embd) {
-    u32 row = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
     x += (u64)row * n_embd;
     out += (u64)row * n_embd;
     float sum = 0.0f;
-    for (u32 c = lane; c < n_embd; c += WARP) sum += to_float(x[c]);
+    for (ROW_PACKS(c, n_embd)) {
+        Pack in = load_pack(x, c, n_embd);
+        for (u32 j = 0; j < Pack::N; j++) sum += to_float(in.at[j]);
+    }
     float mean = warp_sum(sum) / n_embd;
     // A second pass: the difference of large sums would lose the variance.
     sum = 0.0f;
-    for (u32 c = lane; c < n_embd; c += WARP) {
-        float d = to_float(x[c]) - mean;
-        sum += d * d;
+    for (ROW_PACKS(c, n_embd)) {
+        Pack in = load_pack(x, c, n_embd);
+        for (u32 j = 0; j < Pack::N && c + j < n_embd; j++) {
+            float d = to_float(in.at[j]) - mean;
+            sum += d * d;
+        }
     }
     float rstd = 1.0f / sqrtf(warp_sum(sum) / n_embd + eps);
-    for (u32 c = lane; c < n_embd; c += WARP)
-        store(&out[c], (to_float(x[c]) - mean) * rstd * to_float(weight[c]) + to_float(bias[c]));
-    if (lane == 0) {
+    for (ROW_PACKS(c, n_embd)) {
+        Pack in = load_pack(x, c, n_embd), w = load_pack(weight, c, n_embd);
+        Pack b = load_pack(bias, c, n_embd);
+        for (u32 j = 0; j < Pack::N; j++)
+            store(&in.at[j], (to_float(in.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]));
+        store_pack(out, c, n_embd, in);
+    }
+    if (threadIdx.x % WARP == 0) {
         stats[2 * (u64)row] = mean;
         stats[2 * (u64)row + 1] = rstd;
     }
@@ -32,23 +46,32 @@ layer_norm(T* out, float* stats, const T* x, const T* weight, const T* bias, flo
 KERNEL(BLOCK)
 layer_norm_backward(T* d_x, const T* d_out, const T* x, const float* stats, const T* weight, u32 n_rows,
                     u32 n_embd) {
-    u32 row = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
     x += (u64)row * n_embd;
     d_x += (u64)row * n_embd;
     d_out += (u64)row * n_embd;
     float mean = stats[2 * (u64)row], rstd = stats[2 * (u64)row + 1];
     float g_sum = 0.0f, gy_sum = 0.0f;
-    for (u32 c = lane; c < n_embd; c += WARP) {
-        float g = to_float(d_out[c]) * to_float(weight[c]);
-        g_sum += g;
-        gy_sum += g * (to_float(x[c]) - mean) * rstd;
+    for (ROW_PACKS(c, n_embd)) {
+        Pack in = load_pack(x, c, n_embd), d = load_pack(d_out, c, n_embd);
+        Pack w = load_pack(weight, c, n_embd);
+        for (u32 j = 0; j < Pack::N; j++) {
+            float g = to_float(d.at[j]) * to_float(w.at[j]);
+            g_sum += g;
+            gy_sum += g * (to_float(in.at[j]) - mean) * rstd;
+        }
     }
     float g_mean = warp_sum(g_sum) / n_embd, gy_mean = warp_sum(gy_sum) / n_embd;
-    for (u32 c = lane; c < n_embd; c += WARP) {
-        float y = (to_float(x[c]) - mean) * rstd;
-        float g = to_float(d_out[c]) * to_float(weight[c]);
-        store(&d_x[c], to_float(d_x[c]) + rstd * (g - g_mean - y * gy_mean));
+    for (ROW_PACKS(c, n_embd)) {
+        Pack in = load_pack(x, c, n_embd), d = load_pack(d_out, c, n_embd);
+        Pack w = load_pack(weight, c, n_embd), sum = load_pack(d_x, c, n_embd);
+        for (u32 j = 0; j < Pack::N; j++) {
+            float y = (to_float(in.at[j]) - mean) * rstd;
+            float g = to_float(d.at[j]) * to_float(w.at[j]);
+            store(&sum.at[j], to_float(sum.at[j]) + rstd * (g - g_mean - y * gy_mean));
+        }
+        store_pack(d_x, c, n_embd, sum);
     }
 }
 
