@@ -2,10 +2,12 @@
 //! at awkward shapes, in both precisions, with the threads of a block in three orders.
 
 use std::collections::BTreeMap;
+use xelm_runtime::config::Config;
 use xelm_tests::operations::{self, Case, config, difference, tolerance, train};
 use xelm_tests::shim::{Order, Shim};
-use xelm_train::backend::Cpu;
 use xelm_train::backend::cuda::{Cuda, Precision};
+use xelm_train::backend::{Backend, Cpu};
+use xelm_train::model::{Model, Recompute};
 
 /// Runs operations on the CPU and, in both precisions and all orders, on the shim; prints the worst
 /// errors.
@@ -73,6 +75,22 @@ fn head() {
 #[test]
 fn optimizer() {
     check(operations::optimizer());
+}
+
+/// What no kernel computes is an error, not a wrong number.
+#[test]
+fn heads_that_are_too_large_are_refused() {
+    let Some(shim) = Shim::new(Precision::Bf16, Order::Forward) else { return };
+    let backend = &mut Cuda::new(shim);
+    let config = Config { n_ctx: 4, ..config(264, 1) };
+    let model = Model::place(backend, config, 1, 4, Recompute::None).unwrap();
+    backend.load_batch(&[1, 2, 3, 4], &[2, 3, 4, 5]);
+    model.evaluate(backend);
+    let error = backend.finish_step().unwrap_err().to_string();
+    assert!(error.contains("264") && error.contains("256"), "{error}");
+    // The next step is a new one.
+    model.evaluate(backend);
+    assert!(backend.finish_step().is_err());
 }
 
 /// No kernel is left out of what the other tests compare.

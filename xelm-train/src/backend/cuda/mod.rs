@@ -30,7 +30,9 @@ const TILE: [usize; 2] = [64, 128];
 const ATTENTION_ROWS: usize = 64;
 const ATTENTION_BLOCK: u32 = 128;
 /// The largest head that the plain attention takes.
-pub const MAX_HEAD_DIM: usize = 256;
+const MAX_HEAD_DIM: usize = 256;
+/// The largest grid in its second dimension, CUDA's limit.
+const MAX_GRID_Y: usize = 65_535;
 
 /// A CUDA device as a training device.
 #[derive(Debug)]
@@ -118,9 +120,24 @@ impl<D: Device> Cuda<D> {
 
     /// Runs a kernel of blocks of [`BLOCK`] threads.
     fn launch(&mut self, kernel: &'static str, grid: [usize; 3], args: &[Arg]) {
-        if self.failed.is_none() && !grid.contains(&0) {
-            self.device.launch(kernel, grid.map(|n| n as u32), BLOCK, args);
+        self.launch_blocks(kernel, grid, BLOCK, args);
+    }
+
+    fn launch_blocks(&mut self, kernel: &'static str, grid: [usize; 3], block: u32, args: &[Arg]) {
+        if grid[1] > MAX_GRID_Y {
+            self.refuse(format!(
+                "{kernel} over {} blocks: choose a smaller --micro-batch",
+                grid[1]
+            ));
         }
+        if self.failed.is_none() && !grid.contains(&0) {
+            self.device.launch(kernel, grid.map(|n| n as u32), block, args);
+        }
+    }
+
+    /// Fails the step: no kernel computes what is asked.
+    fn refuse(&mut self, what: String) {
+        self.failed.get_or_insert(Error::Device(format!("no CUDA kernel computes {what}")));
     }
 
     /// Runs a kernel that loops over `n` items, one per thread and turn.
@@ -293,12 +310,13 @@ impl<D: Device> Cuda<D> {
         args.extend([n_ctx, n_head, head_dim].map(|n| Arg::U32(n as u32)));
         args.push(Arg::F32(1.0 / xelm_runtime::math::sqrt(head_dim as f32)));
         args.extend(dropout_args(dropout));
-        if self.failed.is_some() {
-            return;
-        }
-        if tensor_cores {
-            let grid = [n_ctx.div_ceil(ATTENTION_ROWS) as u32, (n_batch * n_head) as u32, 1];
-            self.device.launch(kernel, grid, ATTENTION_BLOCK, &args);
+        if head_dim > MAX_HEAD_DIM {
+            self.refuse(format!(
+                "heads of {head_dim} numbers, only up to {MAX_HEAD_DIM}: use more"
+            ));
+        } else if tensor_cores {
+            let grid = [n_ctx.div_ceil(ATTENTION_ROWS), n_batch * n_head, 1];
+            self.launch_blocks(kernel, grid, ATTENTION_BLOCK, &args);
         } else {
             self.launch(kernel, warps(n_batch * n_head * n_ctx), &args);
         }
