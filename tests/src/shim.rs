@@ -109,6 +109,23 @@ impl Shim {
 /// `XELM_KERNELS` names another folder of kernels (with a mistake planted, say), `XELM_SHIM_FLAGS`
 /// further flags of the compiler.
 fn compile(precision: Precision) -> Option<PathBuf> {
+    build(precision, "launch.cpp", "shim")
+}
+
+/// A folder with a `libcuda.so` that runs the kernels of one precision on this CPU: a driver without a
+/// card (`tests/cuda/fake_driver.cpp`), for `LD_LIBRARY_PATH`. None as in [`Shim::new`].
+pub fn fake_driver(precision: Precision) -> Option<PathBuf> {
+    let built = build(precision, "fake_driver.cpp", "driver")?;
+    let folder = built.with_extension("d");
+    fs::create_dir_all(&folder).expect("a folder for the driver");
+    let library = folder.join("libcuda.so");
+    if !library.exists() {
+        fs::copy(&built, &library).expect("the driver is copied");
+    }
+    Some(folder)
+}
+
+fn build(precision: Precision, source: &str, what: &str) -> Option<PathBuf> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         eprintln!("skipped: the shim runs on x86-64 Linux");
         return None;
@@ -140,7 +157,7 @@ fn compile(precision: Precision) -> Option<PathBuf> {
     };
     static COMPILING: Mutex<()> = Mutex::new(());
     let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
-    let built = out.join(format!("xelm-shim-{name}-{:016x}.so", hasher.finish()));
+    let built = out.join(format!("xelm-{what}-{name}-{:016x}.so", hasher.finish()));
     if built.exists() {
         return Some(built);
     }
@@ -161,7 +178,7 @@ fn compile(precision: Precision) -> Option<PathBuf> {
         .args(flags.split_whitespace())
         .arg("-I")
         .arg(&kernels)
-        .arg(root.join("cuda/launch.cpp"))
+        .arg(root.join("cuda").join(source))
         .arg("-o")
         .arg(&unfinished)
         .output();

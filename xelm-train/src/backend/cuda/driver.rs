@@ -97,6 +97,8 @@ pub struct Driver {
     module: sys::CUmodule,
     functions: HashMap<&'static str, sys::CUfunction>,
     cublaslt: Option<CublasLt>,
+    /// Memory that was not given back yet.
+    memory: Vec<Ptr>,
     staging: [Staging; 2],
     /// Which of them the next upload takes.
     next: usize,
@@ -189,6 +191,7 @@ impl Driver {
             functions: HashMap::new(),
             cublaslt: has_cublaslt().then(CublasLt::new).flatten(),
             staging: [Staging::new().map_err(wrong())?, Staging::new().map_err(wrong())?],
+            memory: Vec::new(),
             next: 0,
             failed: None,
         })
@@ -241,14 +244,16 @@ impl Device for Driver {
         self.check()?;
         // SAFETY: memory without type; every kernel that reads it is told its extent.
         let memory = unsafe { result::malloc_sync(n_bytes.max(1)) };
-        memory.map(Ptr).map_err(|error| match error {
+        let memory = memory.map(Ptr).map_err(|error| match error {
             DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => Error::Device(format!(
                 "the card has no {} MiB left: choose a smaller --micro-batch, --n-ctx or model, or \
                  end what else runs on it",
                 n_bytes.div_ceil(1 << 20)
             )),
             error => Error::Device(describe("allocate memory", error)),
-        })
+        })?;
+        self.memory.push(memory);
+        Ok(memory)
     }
 
     fn free(&mut self, memory: Ptr) {
@@ -258,6 +263,7 @@ impl Device for Driver {
         // SAFETY: the caller gives back what `allocate` gave, and nothing uses it any more.
         let outcome = unsafe { result::free_sync(memory.0) };
         self.keep("free memory", outcome);
+        self.memory.retain(|&kept| kept != memory);
     }
 
     fn upload(&mut self, to: Ptr, bytes: &[u8]) {
@@ -333,6 +339,11 @@ impl Drop for Driver {
         // SAFETY: the stream is this device's own and not used again.
         let _ = unsafe { result::stream::synchronize(self.stream) };
         self.cublaslt = None;
+        // The context may outlive this device: another one may be open on the same card.
+        for memory in &self.memory {
+            // SAFETY: allocated by this device, and nothing uses it any more.
+            let _ = unsafe { result::free_sync(memory.0) };
+        }
         self.staging.iter().for_each(Staging::free);
         // SAFETY: nothing of the module runs any more.
         let _ = unsafe { result::module::unload(self.module) };

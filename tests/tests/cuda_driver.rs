@@ -1,0 +1,97 @@
+//! The command line on a machine with a card: a driver without one runs the kernels on this CPU, and fails
+//! in the ways in which drivers and cards do.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use xelm_tests::shim::fake_driver;
+use xelm_tests::xelm::{Xelm, error_line};
+use xelm_train::backend::cuda::Precision;
+
+const XELM: Xelm =
+    Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
+
+/// Runs the command with the driver and its settings; what it printed, or its line of error.
+fn run(driver: &Path, settings: &[(&str, &str)], args: &[&str]) -> Result<String, String> {
+    let mut command = XELM.command(args);
+    command.env("LD_LIBRARY_PATH", driver).envs(settings.iter().copied());
+    let output = command.output().unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(error_line(&output))
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_machine_with_a_card() {
+    let Some(driver) = fake_driver(Precision::Bf16) else { return };
+    let driver = driver.as_path();
+    let xelm = |settings: &[(&str, &str)], args: &[&str]| run(driver, settings, args);
+
+    let devices = json(&xelm(&[], &["devices", "--json"]).unwrap());
+    assert_eq!(devices["cuda"][0]["name"], "Fake card 0");
+    assert!(
+        xelm(&[], &["devices"]).unwrap().contains("Fake card 0, 1 GiB, compute capability 8.0")
+    );
+    assert!(xelm(&[("FAKE_CARDS", "0")], &["devices"]).unwrap().contains("shows no card"));
+    assert!(xelm(&[("FAKE_COMPUTE", "75")], &["devices"]).unwrap().contains("cannot be used"));
+
+    // A run with a small vocabulary and a tiny model, five times.
+    let folder = XELM.folder("cuda_driver");
+    let corpus = XELM.corpus(&folder.join("corpus"));
+    let run_of = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let begin = |name: &str| {
+        let run = run_of(name);
+        let mut args = vec!["tokenizer", "train", "--run", &run, "--languages", "en,es"];
+        args.extend(["--corpus", corpus.to_str().unwrap(), "--vocab-size", "400"]);
+        XELM.run(&args);
+        run
+    };
+    let pretrain = |run: &'_ str, settings: &[(&str, &str)], more: &[&str]| {
+        let args = XELM.pretrain_args(run, &["--steps", "6", "--save-every", "2", "--json"]);
+        xelm(settings, &[&args[..], more].concat())
+    };
+    let checkpoint = |run: &str| fs::read(Path::new(run).join("seed/checkpoint.gguf")).unwrap();
+
+    // Errors that leave nothing behind.
+    let whole = begin("whole");
+    for (settings, device, says) in [
+        (&[("FAKE_COMPUTE", "75")][..], "cuda", "compute capability 7.5"),
+        (&[("FAKE_OLD", "1")], "cuda", "the driver is older than 530"),
+        (&[("FAKE_MEMORY", "1000000")], "cuda", "MiB left"),
+        (&[], "cuda:5", "there is no card 5: 1 found"),
+    ] {
+        let error = pretrain(&whole, settings, &["--device", device]).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+    assert!(!Path::new(&whole).join("seed/checkpoint.gguf").exists());
+
+    // A card is as good as the CPU, and the same each time.
+    let on_card = ["--device", "cuda"];
+    let rehearsal = json(&pretrain(&whole, &[], &[&on_card[..], &["--dry-run"]].concat()).unwrap());
+    assert!(rehearsal["device_bytes"].as_u64().unwrap() > 1_000_000);
+    let loss = json(&pretrain(&whole, &[], &on_card).unwrap())["loss"].as_f64().unwrap();
+    let on_cpu = json(&pretrain(&begin("cpu"), &[], &[]).unwrap())["loss"].as_f64().unwrap();
+    assert!((loss - on_cpu).abs() < 0.02, "{loss}, on the CPU {on_cpu}");
+
+    // A card that is lost loses nothing.
+    let lost = begin("lost");
+    for _ in 0..2 {
+        let error = pretrain(&lost, &[("FAKE_FAIL_AFTER", "400")], &on_card).unwrap_err();
+        assert!(error.contains("CUDA_ERROR_LAUNCH_FAILED") && error.contains("resume"), "{error}");
+    }
+    let resumed = json(&pretrain(&lost, &[], &on_card).unwrap());
+    assert_eq!((&resumed["new_steps"], resumed["loss"].as_f64()), (&Value::from(2), Some(loss)));
+    assert!(checkpoint(&lost) == checkpoint(&whole), "the weights have other bits");
+
+    // Two experts on one card at once.
+    xelm(&[], &["cluster", "typology", "--run", &whole, "--k", "2"]).unwrap();
+    let train = ["train", "--run", &whole, "--all", "--steps", "2", "--jobs", "2"];
+    let done = xelm(&[], &[&train[..], &on_card].concat()).unwrap();
+    assert!(done.contains("en: 2 steps") && done.contains("es: 2 steps"), "{done}");
+}
