@@ -112,15 +112,19 @@ fn compile(precision: Precision) -> Option<PathBuf> {
     build(precision, "launch.cpp", "shim")
 }
 
-/// A folder with a `libcuda.so` that runs the kernels of one precision on this CPU: a driver without a
-/// card (`tests/cuda/fake_driver.cpp`), for `LD_LIBRARY_PATH`. None as in [`Shim::new`].
-pub fn fake_driver(precision: Precision) -> Option<PathBuf> {
-    let built = build(precision, "fake_driver.cpp", "driver")?;
-    let folder = built.with_extension("d");
+/// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the kernels of one precision on this CPU: a
+/// driver without a card (`tests/cuda/fake_driver.cpp`), and a `libcublasLt.so` where asked for
+/// (`tests/cuda/fake_cublaslt.cpp`). None as in [`Shim::new`].
+pub fn fake_driver(precision: Precision, with_cublaslt: bool) -> Option<PathBuf> {
+    let driver = build(precision, "fake_driver.cpp", "driver")?;
+    let folder = driver.with_extension(if with_cublaslt { "lt.d" } else { "d" });
     fs::create_dir_all(&folder).expect("a folder for the driver");
-    let library = folder.join("libcuda.so");
-    if !library.exists() {
-        fs::copy(&built, &library).expect("the driver is copied");
+    let put = |built: &Path, name: &str| {
+        fs::copy(built, folder.join(name)).expect("the library is copied");
+    };
+    put(&driver, "libcuda.so");
+    if with_cublaslt {
+        put(&build(precision, "fake_cublaslt.cpp", "cublaslt")?, "libcublasLt.so");
     }
     Some(folder)
 }

@@ -27,9 +27,50 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
+/// A new run `name` in `folder` with a small vocabulary.
+fn begin(folder: &Path, name: &str) -> String {
+    let corpus = folder.join("corpus");
+    if !corpus.exists() {
+        XELM.corpus(&corpus);
+    }
+    let run = folder.join(name).to_str().unwrap().to_owned();
+    let mut args = vec!["tokenizer", "train", "--run", &run, "--languages", "en,es"];
+    args.extend(["--corpus", corpus.to_str().unwrap(), "--vocab-size", "400"]);
+    XELM.run(&args);
+    run
+}
+
+/// With the library for products: those of every operation come out as the CPU's.
+#[test]
+fn a_card_with_cublaslt() {
+    let folder = XELM.folder("cuda_cublaslt");
+    let on_cpu = begin(&folder, "cpu");
+    fn args(run: &str) -> Vec<&str> {
+        XELM.pretrain_args(run, &["--steps", "4", "--json"])
+    }
+    let loss = |text: String| json(&text)["loss"].as_f64().unwrap();
+    let want = loss(XELM.run(&args(&on_cpu)));
+    for (precision, name, bound) in [(Precision::F32, "f32", 1e-5), (Precision::Bf16, "bf16", 0.02)]
+    {
+        let Some(driver) = fake_driver(precision, true) else { return };
+        let devices = run(&driver, &[], &["devices"]).unwrap();
+        assert!(devices.contains("cuBLASLt found"), "{devices}");
+        let on_card = begin(&folder, name);
+        let counts = folder.join(format!("{name}.products"));
+        let settings = [("FAKE_PRODUCTS", counts.to_str().unwrap())];
+        let device = ["--device", "cuda", "--precision", name];
+        let got = run(&driver, &settings, &[&args(&on_card)[..], &device].concat()).unwrap();
+        let got = loss(got);
+        assert!((got - want).abs() < bound, "{name}: {got}, on the CPU {want}");
+        // Two layers of four products, forward and twice backward, and three of the head, a step.
+        let products = fs::read_to_string(counts).unwrap();
+        assert_eq!(products.trim(), (4 * (2 * 4 * 3 + 3)).to_string(), "{name}");
+    }
+}
+
 #[test]
 fn a_machine_with_a_card() {
-    let Some(driver) = fake_driver(Precision::Bf16) else { return };
+    let Some(driver) = fake_driver(Precision::Bf16, false) else { return };
     let driver = driver.as_path();
     let xelm = |settings: &[(&str, &str)], args: &[&str]| run(driver, settings, args);
 
@@ -43,15 +84,7 @@ fn a_machine_with_a_card() {
 
     // A run with a small vocabulary and a tiny model, five times.
     let folder = XELM.folder("cuda_driver");
-    let corpus = XELM.corpus(&folder.join("corpus"));
-    let run_of = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let begin = |name: &str| {
-        let run = run_of(name);
-        let mut args = vec!["tokenizer", "train", "--run", &run, "--languages", "en,es"];
-        args.extend(["--corpus", corpus.to_str().unwrap(), "--vocab-size", "400"]);
-        XELM.run(&args);
-        run
-    };
+    let begin = |name: &str| begin(&folder, name);
     let pretrain = |run: &'_ str, settings: &[(&str, &str)], more: &[&str]| {
         let args = XELM.pretrain_args(run, &["--steps", "6", "--save-every", "2", "--json"]);
         xelm(settings, &[&args[..], more].concat())

@@ -1,7 +1,7 @@
 //! What `tests/gpu.sh` runs on a machine with a card: every operation against the CPU, and training speed
 //! beside the rate of matrix products. Prints tab-separated values.
 //!
-//!     xelm-gpu-check ops | speed
+//!     xelm-gpu-check ops [f32 | bf16] | speed
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,7 +16,7 @@ fn main() -> std::process::ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
         Some("ops") => ops(),
         Some("speed") => speed(),
-        _ => Err(Error::usage("usage: xelm-gpu-check ops | speed")),
+        _ => Err(Error::usage("usage: xelm-gpu-check ops [f32 | bf16] | speed")),
     };
     match done {
         Ok(true) => std::process::ExitCode::SUCCESS,
@@ -48,7 +48,11 @@ fn ops() -> Result<bool> {
         operations::head(),
         operations::optimizer(),
     ];
+    let only = std::env::args().nth(2);
     for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         for library in [true, false] {
             let products = if library { "cuBLASLt" } else { "own" };
             let mut worst: BTreeMap<&str, (f32, usize)> = BTreeMap::new();
