@@ -92,12 +92,6 @@ impl<D: Device> Cuda<D> {
         }
     }
 
-    /// Bytes that regions of these sizes take on a device, without work memory.
-    pub fn n_bytes(sizes: &Sizes, precision: Precision) -> usize {
-        let regions: usize = Region::ALL.iter().map(|&r| region_bytes(sizes, r, precision)).sum();
-        regions + copy_bytes(sizes, precision)
-    }
-
     fn precision(&self) -> Precision {
         self.device.precision()
     }
@@ -346,6 +340,12 @@ fn number_bytes(region: Region, precision: Precision) -> usize {
 
 fn region_bytes(sizes: &Sizes, region: Region, precision: Precision) -> usize {
     (sizes.0[region as usize] * number_bytes(region, precision)).next_multiple_of(256)
+}
+
+/// Bytes of all regions and of the weights' copy.
+fn memory_bytes(sizes: &Sizes, precision: Precision) -> usize {
+    let regions: usize = Region::ALL.iter().map(|&r| region_bytes(sizes, r, precision)).sum();
+    regions + copy_bytes(sizes, precision)
 }
 
 /// Bytes of the weights' copy.

@@ -2,7 +2,7 @@
 
 use super::{
     Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP,
-    dropout_args, grow, number_bytes, region_bytes, runs, warps,
+    dropout_args, grow, memory_bytes, number_bytes, region_bytes, runs, warps,
 };
 use crate::Result;
 use crate::backend::{
@@ -12,7 +12,7 @@ use crate::backend::{
 impl<D: Device> Backend for Cuda<D> {
     fn allocate(&mut self, sizes: Sizes) -> Result<()> {
         let precision = self.precision();
-        let n_bytes = Self::n_bytes(&sizes, precision);
+        let n_bytes = memory_bytes(&sizes, precision);
         grow(&mut self.device, &mut self.memory, n_bytes)?;
         grow(&mut self.device, &mut self.stats, 2 * 8)?;
         self.device.clear(self.memory.at, n_bytes);
