@@ -171,6 +171,8 @@ fn build(precision: Precision, source: &str, what: &str) -> Option<PathBuf> {
         .args([
             "-std=c++17",
             "-O2",
+            // Kernels read numbers in packs, as CUDA allows.
+            "-fno-strict-aliasing",
             "-g",
             "-fPIC",
             "-shared",

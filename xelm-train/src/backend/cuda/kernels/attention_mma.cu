@@ -54,8 +54,8 @@ __device__ inline void load_rows(u32 a[HD / 16][4], const bf16* x, u32 stride, u
         UNROLL
         for (int i = 0; i < 4; i++) {
             u32 r = start + lane / 4 + i % 2 * 8, c = d * 16 + lane % 4 * 2 + i / 2 * 8;
-            a[d][i] = 0;
-            if (r < s.n_ctx && c < s.head_dim) memcpy(&a[d][i], x + (u64)r * stride + c, 4);
+            bool inside = r < s.n_ctx && c < s.head_dim;
+            a[d][i] = inside ? *(const u32*)(x + (u64)r * stride + c) : 0;
         }
     }
 }
@@ -124,7 +124,7 @@ __device__ inline void store_rows(bf16* x, const float acc[HD / 8][4], u32 strid
         for (int half = 0; half < 2; half++) {
             u32 r = start + lane / 4 + half * 8, c = d * 8 + lane % 4 * 2;
             u32 pair = pack2(acc[d][2 * half], acc[d][2 * half + 1]);
-            if (r < s.n_ctx && c < s.head_dim) memcpy(x + (u64)r * stride + c, &pair, 4);
+            if (r < s.n_ctx && c < s.head_dim) *(u32*)(x + (u64)r * stride + c) = pair;
         }
     }
 }
