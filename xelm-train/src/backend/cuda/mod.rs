@@ -198,9 +198,9 @@ impl<D: Device> Cuda<D> {
         self.launch("add_partial_sums", [n.div_ceil(BLOCK as usize), 1, 1], &args);
     }
 
-    /// Converts between T and f32.
-    fn convert(&mut self, kernel: &'static str, out: Ptr, x: Ptr, n: usize) {
-        self.launch_loop(kernel, n as u64, &[Arg::Ptr(out), Arg::Ptr(x), Arg::U64(n as u64)]);
+    /// Rounds f32 to bf16.
+    fn narrow(&mut self, out: Ptr, x: Ptr, n: usize) {
+        self.launch_loop("narrow", n as u64, &[Arg::Ptr(out), Arg::Ptr(x), Arg::U64(n as u64)]);
     }
 
     /// Logits of a chunk after another, their losses, and with `gradients` (d_x, d_table, scale) what

@@ -40,12 +40,12 @@ impl<D: Device> Backend for Cuda<D> {
         if self.precision() == Precision::Bf16 && to.region == Region::Activations {
             let wide = self.scratch(bytes.len());
             self.device.upload(wide, bytes);
-            self.convert("narrow", address, wide, values.len());
+            self.narrow(address, wide, values.len());
             return;
         }
         self.device.upload(address, bytes);
         if self.precision() == Precision::Bf16 && to.region == Region::Params {
-            self.convert("narrow", self.weight(to), address, values.len());
+            self.narrow(self.weight(to), address, values.len());
         }
     }
 
