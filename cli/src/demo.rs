@@ -85,6 +85,8 @@ impl Args {
             lap = Instant::now();
         };
 
+        // First of all: a device that is missing should cost nobody a vocabulary.
+        let backend = &mut *self.device.open()?;
         let mut run = self.begin()?;
         run.train_vocabulary(&VocabSettings {
             n_vocab: self.vocab_size,
@@ -101,7 +103,6 @@ impl Args {
         };
         let base = TrainSettings { lr: self.lr, ..base };
         let settings = TrainSettings { schedule: Schedule::Constant, ..base.clone() };
-        let backend = &mut *self.device.open()?;
         run.pretrain(model, settings, SAVE_EVERY, backend, &mut report)?;
         done("seed", &mut report);
 

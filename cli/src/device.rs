@@ -20,13 +20,11 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once(':').unwrap_or((text, "0")) {
-            _ if text == "cpu" => Ok(Device::Cpu),
-            _ if text == "auto" => Ok(Device::Auto),
-            ("cuda", index) => match index.parse() {
-                Ok(index) => Ok(Device::Cuda(index)),
-                Err(_) => Err(format!("{index:?} is not the number of a card")),
-            },
+        match (text, text.strip_prefix("cuda:").map(str::parse)) {
+            ("cpu", _) => Ok(Device::Cpu),
+            ("auto", _) => Ok(Device::Auto),
+            ("cuda", _) => Ok(Device::Cuda(0)),
+            (_, Some(Ok(index))) => Ok(Device::Cuda(index)),
             _ => Err("give cpu, cuda, cuda:<number of the card>, or auto".into()),
         }
     }

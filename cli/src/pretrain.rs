@@ -152,9 +152,7 @@ impl TrainArgs {
             }
         }
     }
-}
 
-impl TrainArgs {
     pub(crate) fn print_rehearsal(&self, name: &str, rehearsal: &Rehearsal) -> Result<()> {
         let r = rehearsal;
         if self.json {

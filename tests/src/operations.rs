@@ -168,6 +168,21 @@ pub fn difference(got: &[f32], want: &[f32], what: &str) -> f32 {
     worst
 }
 
+/// Every operation.
+pub fn all() -> Vec<Case> {
+    let groups = [
+        embedding(),
+        layer_norm(),
+        linear(),
+        activation(),
+        residual(),
+        attention(),
+        head(),
+        optimizer(),
+    ];
+    groups.into_iter().flatten().collect()
+}
+
 /// Token embedding and its gradient.
 pub fn embedding() -> Vec<Case> {
     let mut cases = Vec::new();

@@ -107,7 +107,13 @@ fn a_machine_with_a_card() {
     // A card is as good as the CPU, and the same each time.
     let on_card = ["--device", "cuda"];
     let rehearsal = json(&pretrain(&whole, &[], &[&on_card[..], &["--dry-run"]].concat()).unwrap());
-    assert!(rehearsal["device_bytes"].as_u64().unwrap() > 1_000_000);
+    // Wherever in a step memory runs out, that is what is said.
+    let needed = rehearsal["device_bytes"].as_u64().unwrap();
+    for missing in [1, 5_000, 1_000_000] {
+        let memory = (needed - missing).to_string();
+        let error = pretrain(&whole, &[("FAKE_MEMORY", &memory)], &on_card).unwrap_err();
+        assert!(error.contains("MiB left"), "{error}");
+    }
     let loss = json(&pretrain(&whole, &[], &on_card).unwrap())["loss"].as_f64().unwrap();
     let on_cpu = json(&pretrain(&begin("cpu"), &[], &[]).unwrap())["loss"].as_f64().unwrap();
     assert!((loss - on_cpu).abs() < 0.02, "{loss}, on the CPU {on_cpu}");

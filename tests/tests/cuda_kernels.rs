@@ -97,20 +97,9 @@ fn heads_that_are_too_large_are_refused() {
 #[test]
 fn every_kernel_is_executed() {
     for precision in [Precision::F32, Precision::Bf16] {
-        for cases in [
-            operations::embedding(),
-            operations::layer_norm(),
-            operations::linear(),
-            operations::activation(),
-            operations::residual(),
-            operations::attention(),
-            operations::head(),
-            operations::optimizer(),
-        ] {
-            for case in cases {
-                let Some(shim) = Shim::new(precision, Order::Forward) else { return };
-                case.run(&mut Cuda::new(shim), precision);
-            }
+        for case in operations::all() {
+            let Some(shim) = Shim::new(precision, Order::Forward) else { return };
+            case.run(&mut Cuda::new(shim), precision);
         }
         let shim = Shim::new(precision, Order::Forward).unwrap();
         assert_eq!(shim.launched(), shim.kernels());

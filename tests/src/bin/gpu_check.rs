@@ -38,16 +38,7 @@ fn open(precision: Precision, library: bool) -> Result<Driver> {
 fn ops() -> Result<bool> {
     let mut fine = true;
     println!("operation\tprecision\tproducts\tcases\tworst\tbound");
-    let groups = [
-        operations::embedding(),
-        operations::layer_norm(),
-        operations::linear(),
-        operations::activation(),
-        operations::residual(),
-        operations::attention(),
-        operations::head(),
-        operations::optimizer(),
-    ];
+    let cases = operations::all();
     let only = std::env::args().nth(2);
     for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
         if only.as_ref().is_some_and(|only| only != name) {
@@ -57,7 +48,7 @@ fn ops() -> Result<bool> {
             let products = if library { "cuBLASLt" } else { "own" };
             let mut worst: BTreeMap<&str, (f32, usize)> = BTreeMap::new();
             let mut backend = Cuda::new(open(precision, library)?);
-            for case in groups.iter().flatten() {
+            for case in &cases {
                 let want = case.run(&mut Cpu::new(), precision);
                 let got = case.run(&mut backend, precision);
                 let off = got.difference(&want, &case.name);

@@ -68,27 +68,6 @@ struct LayerActivations {
     out: Span,        // [N, C] residual stream after the layer
 }
 
-impl LayerActivations {
-    /// Spans of no numbers, for building.
-    const NOTHING: LayerActivations = {
-        let act = Span { region: Region::Activations, start: 0, len: 0 };
-        let stat = Span { region: Region::Statistics, start: 0, len: 0 };
-        LayerActivations {
-            attn_norm: act,
-            attn_stats: stat,
-            qkv: act,
-            att: act,
-            lse: stat,
-            mid: act,
-            ffn_norm: act,
-            ffn_stats: stat,
-            up: act,
-            act,
-            out: act,
-        }
-    };
-}
-
 /// Gradients of activations, reused by every layer.
 #[derive(Debug)]
 struct Gradients {
@@ -138,52 +117,47 @@ impl Model {
         }
         let (n, c, f) = (n_batch * n_ctx, config.n_embd, config.n_ff);
         let positions = sizes.take(Region::Constants, n_ctx * c);
+        let (act, stat) = (Region::Activations, Region::Statistics);
+        let mut take = |region, width: usize| sizes.take(region, n * width);
         let mut layers: Vec<LayerActivations> = Vec::with_capacity(config.n_layer);
         for _ in 0..config.n_layer {
-            let mut act = |width: usize| sizes.take(Region::Activations, n * width);
-            let own = match (recompute, layers.first()) {
-                (Recompute::Layers, Some(&first)) => LayerActivations { out: act(c), ..first },
-                (Recompute::Activations, Some(&first)) => LayerActivations {
-                    qkv: act(3 * c),
-                    att: act(c),
-                    mid: act(c),
-                    up: act(f),
-                    out: act(c),
+            layers.push(match (recompute, layers.first().copied()) {
+                (Recompute::Layers, Some(first)) => LayerActivations { out: take(act, c), ..first },
+                (Recompute::Activations, Some(first)) => LayerActivations {
+                    attn_stats: take(stat, 2),
+                    qkv: take(act, 3 * c),
+                    att: take(act, c),
+                    lse: take(stat, config.n_head),
+                    mid: take(act, c),
+                    ffn_stats: take(stat, 2),
+                    up: take(act, f),
+                    out: take(act, c),
                     ..first
                 },
                 _ => LayerActivations {
-                    attn_norm: act(c),
-                    qkv: act(3 * c),
-                    att: act(c),
-                    mid: act(c),
-                    ffn_norm: act(c),
-                    up: act(f),
-                    act: act(f),
-                    out: act(c),
-                    ..LayerActivations::NOTHING
-                },
-            };
-            let mut stat = |width: usize| sizes.take(Region::Statistics, n * width);
-            layers.push(match (recompute, layers.first()) {
-                (Recompute::Layers, Some(_)) => own,
-                _ => LayerActivations {
-                    attn_stats: stat(2),
-                    lse: stat(config.n_head),
-                    ffn_stats: stat(2),
-                    ..own
+                    attn_norm: take(act, c),
+                    attn_stats: take(stat, 2),
+                    qkv: take(act, 3 * c),
+                    att: take(act, c),
+                    lse: take(stat, config.n_head),
+                    mid: take(act, c),
+                    ffn_norm: take(act, c),
+                    ffn_stats: take(stat, 2),
+                    up: take(act, f),
+                    act: take(act, f),
+                    out: take(act, c),
                 },
             });
         }
-        let mut act = |width: usize| sizes.take(Region::Activations, n * width);
-        let (embedded, branch, output_norm) = (act(c), act(c), act(c));
+        let (embedded, branch) = (take(act, c), take(act, c));
+        let (output_norm, output_stats) = (take(act, c), take(stat, 2));
         let grads = Gradients {
-            stream: act(c),
-            branch: act(c),
-            hidden: act(c),
-            ff: act(f),
-            qkv: act(3 * c),
+            stream: take(act, c),
+            branch: take(act, c),
+            hidden: take(act, c),
+            ff: take(act, f),
+            qkv: take(act, 3 * c),
         };
-        let output_stats = sizes.take(Region::Statistics, n * 2);
         let acts = Activations { layers, embedded, branch, output_norm, output_stats };
         let model = Model { config, n_batch, n_ctx, recompute, params, positions, acts, grads };
         (model, sizes)

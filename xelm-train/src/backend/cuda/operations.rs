@@ -88,12 +88,14 @@ impl<D: Device> Backend for Cuda<D> {
             (words.len() - values.len()) * 4
         };
         let at = [part(inputs), part(targets), part(&unique), part(&starts), part(&places)];
-        if let Err(error) = grow(&mut self.device, &mut self.batch.buffer, (5 * n + 1) * 4) {
-            self.failed.get_or_insert(error);
-            return;
+        match grow(&mut self.device, &mut self.batch.buffer, (5 * n + 1) * 4) {
+            Ok(()) => self.device.upload(self.batch.buffer.at, bytemuck::cast_slice(&words)),
+            // The step goes on without launching anything.
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
         }
         let buffer = self.batch.buffer;
-        self.device.upload(buffer.at, bytemuck::cast_slice(&words));
         let [inputs, targets, unique_at, starts, places] = at.map(|at| buffer.at.offset(at));
         self.batch = Batch {
             buffer,
@@ -122,6 +124,7 @@ impl<D: Device> Backend for Cuda<D> {
         ];
         self.launch_loop("embed", out.len as u64, &args);
     }
+
     fn embed_backward(&mut self, d_table: Span, d_out: Span, scale: f32, n_embd: usize) {
         let args = [
             self.at(d_table),
