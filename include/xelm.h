@@ -179,6 +179,18 @@ typedef int32_t xelm_stop;
 // The operating system refused.
 #define XELM_IO 24
 
+// A file has another size or another SHA-256 than its set records.
+#define XELM_HASH_MISMATCH 25
+
+// A saved state of another version, model or kind of session, or a damaged one.
+#define XELM_FOREIGN_STATE 26
+
+// Experts that shall be mixed do not fit each other or their set.
+#define XELM_EXPERTS_DIFFER 27
+
+// The set has no router.
+#define XELM_NO_ROUTER 28
+
 // A pointer is NULL.
 #define XELM_NULL 64
 

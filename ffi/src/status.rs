@@ -65,6 +65,14 @@ pub const XELM_BAD_PARAMETER: xelm_status = 22;
 pub const XELM_CANCELLED: xelm_status = 23;
 /// The operating system refused.
 pub const XELM_IO: xelm_status = 24;
+/// A file has another size or another SHA-256 than its set records.
+pub const XELM_HASH_MISMATCH: xelm_status = 25;
+/// A saved state of another version, model or kind of session, or a damaged one.
+pub const XELM_FOREIGN_STATE: xelm_status = 26;
+/// Experts that shall be mixed do not fit each other or their set.
+pub const XELM_EXPERTS_DIFFER: xelm_status = 27;
+/// The set has no router.
+pub const XELM_NO_ROUTER: xelm_status = 28;
 /// A pointer is NULL.
 pub const XELM_NULL: xelm_status = 64;
 /// Not a handle of this kind, or one that was closed.
@@ -219,6 +227,10 @@ pub extern "C" fn xelm_status_text(status: xelm_status) -> *const c_char {
         XELM_BAD_PARAMETER => c"a parameter is out of range",
         XELM_CANCELLED => c"cancelled",
         XELM_IO => c"the operating system refused",
+        XELM_HASH_MISMATCH => c"a file is not the one that its set records",
+        XELM_FOREIGN_STATE => c"a saved state of another model, version or session, or damaged",
+        XELM_EXPERTS_DIFFER => c"the experts do not fit each other or their set",
+        XELM_NO_ROUTER => c"the set has no router",
         XELM_NULL => c"a pointer is NULL",
         XELM_BAD_HANDLE => c"not an open handle",
         XELM_ABI_MISMATCH => c"built for another version of the library",
@@ -276,6 +288,10 @@ mod tests {
             (XELM_BAD_PARAMETER, Error::BadParameter { what: "" }),
             (XELM_CANCELLED, Error::Cancelled),
             (XELM_IO, Error::Io { errno: 1 }),
+            (XELM_HASH_MISMATCH, Error::HashMismatch { what: "" }),
+            (XELM_FOREIGN_STATE, Error::ForeignState { what: "" }),
+            (XELM_EXPERTS_DIFFER, Error::ExpertsDiffer { what: "" }),
+            (XELM_NO_ROUTER, Error::NoRouter),
         ] {
             assert_eq!(status, error.code(), "{error}");
             // SAFETY: the function returns a C string literal.

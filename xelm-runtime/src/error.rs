@@ -103,6 +103,23 @@ pub enum Error {
     },
     /// The call was cancelled from outside; the session may be used again.
     Cancelled,
+    /// A file is not what its set says it is: another size, or another SHA-256.
+    HashMismatch {
+        /// `a size` or `a SHA-256`.
+        what: &'static str,
+    },
+    /// A saved state is of another version, model or kind of session, or is damaged.
+    ForeignState {
+        /// The field that differs.
+        what: &'static str,
+    },
+    /// Experts that shall be mixed do not fit each other or their set.
+    ExpertsDiffer {
+        /// What differs.
+        what: &'static str,
+    },
+    /// The set has no router: experts can be chosen by language only.
+    NoRouter,
     /// The operating system refused a file operation (`errno`, or 0 where it gave none).
     Io {
         /// The operating system's error number.
@@ -138,6 +155,10 @@ impl Error {
             Error::BadParameter { .. } => 22,
             Error::Cancelled => 23,
             Error::Io { .. } => 24,
+            Error::HashMismatch { .. } => 25,
+            Error::ForeignState { .. } => 26,
+            Error::ExpertsDiffer { .. } => 27,
+            Error::NoRouter => 28,
         }
     }
 }
@@ -182,6 +203,12 @@ impl fmt::Display for Error {
             Error::NoExpert => write!(f, "no expert for this language is present"),
             Error::BadParameter { what } => write!(f, "the parameter {what} is out of range"),
             Error::Cancelled => write!(f, "cancelled"),
+            Error::HashMismatch { what } => {
+                write!(f, "{what} is not the one that the set records: fetch the file again")
+            }
+            Error::ForeignState { what } => write!(f, "the saved state has another {what}"),
+            Error::ExpertsDiffer { what } => write!(f, "the experts differ in {what}"),
+            Error::NoRouter => write!(f, "the set has no router: choose by language"),
             Error::Io { errno: 0 } => write!(f, "the operating system refused"),
             Error::Io { errno } => write!(f, "the operating system refused (errno {errno})"),
         }
