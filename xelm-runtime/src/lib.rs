@@ -7,8 +7,8 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`kernels`], [`parallel`] →
-//! [`session`], [`sampler`], [`score`].
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`router`], [`kernels`],
+//! [`parallel`] → [`session`], [`sampler`], [`score`].
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -29,6 +29,7 @@ pub mod math;
 pub mod parallel;
 pub mod quant;
 pub mod rng;
+pub mod router;
 pub mod sampler;
 pub mod score;
 pub mod session;
