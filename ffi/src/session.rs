@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use xelm_runtime::Error;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
-use xelm_runtime::pool::Pool;
+use xelm_runtime::pool::{Pool, THREAD_STACK};
 use xelm_runtime::sampler::Sampler;
 use xelm_runtime::score::Stop;
 use xelm_runtime::session::Session;
@@ -61,9 +61,6 @@ pub struct xelm_plan {
     /// For later versions; 0.
     pub reserved: [usize; 10],
 }
-
-/// Stack that the standard library reserves for a thread.
-const THREAD_STACK: usize = 2 << 20;
 
 /// Why `xelm_session_generate` stopped.
 pub type xelm_stop = i32;

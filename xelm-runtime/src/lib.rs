@@ -41,6 +41,8 @@ pub mod tokenizer;
 pub mod trie;
 
 #[cfg(feature = "std")]
+pub mod crew;
+#[cfg(feature = "std")]
 pub mod mmap;
 #[cfg(feature = "std")]
 pub mod pool;
