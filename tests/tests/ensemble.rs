@@ -259,15 +259,15 @@ fn continue_writing(
     sampler: &mut Sampler,
     n: usize,
 ) -> (Vec<u32>, String) {
-    let (mut ids, mut text) = (Vec::new(), String::new());
+    let (start, mut text) = (session.n_past(), String::new());
     session
         .generate(sampler, n, TextStream::continuing(), |written| {
-            ids.push(written.token);
+            // A token may come in several parts.
             text.push_str(written.text);
             true
         })
         .unwrap();
-    (ids, text)
+    (session.tokens()[start..].to_vec(), text)
 }
 
 /// Every sampler draws from the mixture, the same with the same seed.
