@@ -47,10 +47,8 @@ impl ExpertArgs {
         })?;
         let entry = set.entry(selected.expert).ok_or("the set is inconsistent")?;
         let language = selected.language.to_owned();
-        if selected.how == Match::Related {
-            eprintln!(
-                "no expert speaks {tag}; the expert of its nearest relative, {language}, is used"
-            );
+        if selected.how != Match::Exact {
+            eprintln!("{selected}");
         }
         let file = open_expert(&folder.join(entry.file))?;
         Ok(Opened { file, choice: Some((language, selected.how)) })
@@ -70,6 +68,7 @@ fn open_expert(path: &Path) -> Result<ExpertFile> {
 pub(crate) fn match_name(how: Match) -> &'static str {
     match how {
         Match::Exact => "exact",
+        Match::Alias => "alias",
         Match::Prefix => "prefix",
         Match::Related => "related",
     }

@@ -1,4 +1,9 @@
-//! A set of experts: the folder's `set.gguf`, and the choice of an expert by language tag.
+//! A set of experts: the folder's `set.gguf`, the choice of an expert by language tag (`select.rs`),
+//! and whether a file is the expert that the set means (`verify.rs`).
+
+mod select;
+
+pub use select::{Match, Selection};
 
 use crate::error::{Error, Result};
 use crate::format::{Array, Gguf, ValueType};
@@ -8,6 +13,10 @@ use crate::lang::Tag;
 pub const ARCH_SET: &str = "xelm-set";
 /// Name of the set's own file in its folder.
 pub const SET_FILE: &str = "set.gguf";
+
+/// Most language tags in one table of a set. Choosing takes time in proportion to the product of two of
+/// them, which a file must not make long; the world has some 7,000 languages, a set a few dozen.
+pub const MAX_LANGUAGES: usize = 4096;
 
 /// Metadata keys of `set.gguf`: flat arrays, one element per expert unless said otherwise.
 pub mod keys {
@@ -64,28 +73,6 @@ pub struct Entry<'a> {
     pub parent: &'a str,
 }
 
-/// The expert chosen for a language, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection<'a> {
-    /// Index of the expert in the set.
-    pub expert: usize,
-    /// The expert's language that matched.
-    pub language: &'a str,
-    /// How it matched.
-    pub how: Match,
-}
-
-/// How a language tag led to an expert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// The tag itself (or an alias of it).
-    Exact,
-    /// A shorter form of the tag, such as `de` for `de-AT`.
-    Prefix,
-    /// No expert speaks the language: this one speaks the typologically nearest.
-    Related,
-}
-
 impl<'a> Set<'a> {
     /// Reads and checks a set's tables.
     ///
@@ -132,7 +119,13 @@ impl<'a> Set<'a> {
         if self.language_expert.len != self.language_tag.len || !known(&self.language_expert, n) {
             return Err(Error::OutOfRange { what: keys::LANGUAGE_EXPERT });
         }
+        if self.language_tag.len > MAX_LANGUAGES {
+            return Err(Error::OutOfRange { what: keys::LANGUAGE_TAG });
+        }
         let n_tags = self.fallback_tags.len;
+        if n_tags > MAX_LANGUAGES {
+            return Err(Error::OutOfRange { what: keys::FALLBACK_TAGS });
+        }
         if n_tags.checked_mul(n_tags) != Some(self.fallback_order.len)
             || !known(&self.fallback_order, n_tags)
         {
@@ -197,42 +190,6 @@ impl<'a> Set<'a> {
             .strings()
             .enumerate()
             .map(move |(i, tag)| (expert.bits32(i) as usize, tag))
-    }
-
-    /// Chooses the expert for a language among those that are `present` on the device: the tag
-    /// itself, then its shorter forms, then the typologically nearest language that is there.
-    ///
-    /// # Errors
-    /// [`Error::BadLanguageTag`]; [`Error::NoExpert`] where the language's relations are unknown or
-    /// no expert is present.
-    pub fn select(&self, tag: &str, present: impl Fn(usize) -> bool) -> Result<Selection<'a>> {
-        let wanted = Tag::new(tag)?;
-        let find = |wanted: &Tag<'_>| {
-            self.languages().find(|&(expert, language)| {
-                present(expert) && Tag::new(language).is_ok_and(|l| l.matches(wanted))
-            })
-        };
-        for (i, prefix) in wanted.prefixes().enumerate() {
-            if let Some((expert, language)) = find(&prefix) {
-                let how = if i == 0 { Match::Exact } else { Match::Prefix };
-                return Ok(Selection { expert, language, how });
-            }
-        }
-        let language = Tag::new(wanted.language())?;
-        let row = self
-            .fallback_tags
-            .strings()
-            .position(|known| Tag::new(known).is_ok_and(|k| k.matches(&language)))
-            .ok_or(Error::NoExpert)?;
-        let n = self.fallback_tags.len;
-        (row * n..(row + 1) * n)
-            .filter_map(|i| {
-                let relative = self.fallback_order.bits32(i) as usize;
-                Tag::new(self.fallback_tags.strings().nth(relative)?).ok()
-            })
-            .find_map(|relative| find(&relative))
-            .map(|(expert, language)| Selection { expert, language, how: Match::Related })
-            .ok_or(Error::NoExpert)
     }
 }
 
