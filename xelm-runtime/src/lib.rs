@@ -7,8 +7,8 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`kernels`], [`parallel`] →
-//! [`session`], [`sampler`], [`score`].
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`] → [`set`] → [`kernels`], [`parallel`] →
+//! [`session`], [`sampler`], [`score`]; with `std` also `mmap`, `pool` → `pack`.
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -38,6 +38,8 @@ pub mod trie;
 
 #[cfg(feature = "std")]
 pub mod mmap;
+#[cfg(feature = "std")]
+pub mod pack;
 #[cfg(feature = "std")]
 pub mod pool;
 

@@ -1,9 +1,14 @@
 //! A set of experts: the folder's `set.gguf`, the choice of an expert by language tag (`select.rs`),
-//! and whether a file is the expert that the set means (`verify.rs`).
+//! whether a file is the expert that the set means (`verify.rs`), and the tables' writer (`write.rs`).
 
 mod select;
+mod verify;
+#[cfg(feature = "std")]
+mod write;
 
 pub use select::{Match, Selection};
+#[cfg(feature = "std")]
+pub use write::Row;
 
 use crate::error::{Error, Result};
 use crate::format::{Array, Gguf, ValueType};
@@ -41,6 +46,8 @@ pub mod keys {
     pub const FALLBACK_ORDER: &str = "xelm.set.fallback.order";
     /// str: hash of the vocabulary that all experts share.
     pub const TOKENIZER_HASH: &str = "xelm.set.tokenizer_hash";
+    /// u32: width of all experts; absent where it was not recorded.
+    pub const EMBEDDING_LENGTH: &str = "xelm.set.embedding_length";
 }
 
 /// An open `set.gguf`.
@@ -56,6 +63,7 @@ pub struct Set<'a> {
     fallback_tags: Array<'a>,
     fallback_order: Array<'a>,
     tokenizer_hash: &'a str,
+    n_embd: Option<u32>,
 }
 
 /// One expert of a set, as `set.gguf` describes it.
@@ -98,6 +106,10 @@ impl<'a> Set<'a> {
                 .get(keys::TOKENIZER_HASH)
                 .ok_or(Error::MissingKey { key: keys::TOKENIZER_HASH })?
                 .str(keys::TOKENIZER_HASH)?,
+            n_embd: gguf
+                .get(keys::EMBEDDING_LENGTH)
+                .map(|n| n.u32(keys::EMBEDDING_LENGTH))
+                .transpose()?,
         };
         set.check()?;
         Ok(set)
@@ -132,10 +144,7 @@ impl<'a> Set<'a> {
             return Err(Error::OutOfRange { what: keys::FALLBACK_ORDER });
         }
         // A file name that leaves the folder is an attack.
-        let bad_name = |f: &str| {
-            f.is_empty() || f.contains(['/', '\\', ':', '\0']) || [".", ".."].contains(&f)
-        };
-        if self.files.strings().any(bad_name) {
+        if !self.files.strings().all(is_file_name) {
             return Err(Error::OutOfRange { what: keys::FILES });
         }
         if self
@@ -191,6 +200,11 @@ impl<'a> Set<'a> {
             .enumerate()
             .map(move |(i, tag)| (expert.bits32(i) as usize, tag))
     }
+}
+
+/// Whether a name stays within its folder on every system.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !(name.is_empty() || name.contains(['/', '\\', ':', '\0']) || [".", ".."].contains(&name))
 }
 
 /// Size and SHA-256 (hexadecimal) of a file.
