@@ -308,14 +308,19 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // exp(-d^4 / T), as the program released with the paper computes it.
 #define XELM_POWER_RELEASE 2
 
-// The tag itself, or an alias of it.
+// The tag itself.
 #define XELM_MATCH_EXACT 0
 
-// A shorter form of the tag, such as "de" for "de-AT".
+// A form of the same language that says less or more, such as "de" for "de-AT", or its
+// macrolanguage, "ar" for "arz".
 #define XELM_MATCH_PREFIX 1
 
-// No expert that is present speaks the language: this one speaks the nearest relative.
+// No expert that is present speaks the language so: this one speaks it in another script or region,
+// or speaks the nearest relative.
 #define XELM_MATCH_RELATED 2
+
+// Another name of the same, such as "he" for "iw" or "zh-Hant-TW" for "zh-TW".
+#define XELM_MATCH_ALIAS 3
 
 // The model ended the text.
 #define XELM_STOP_END 0
@@ -478,10 +483,10 @@ xelm_status xelm_set_expert(const xelm_set *set,
                             size_t *file_len,
                             int32_t *is_present);
 
-// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself, then
-// its shorter forms, then the typologically nearest language. `present` is NULL, and the folder
-// decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*; `language` is the
-// expert's language that matched.
+// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself or
+// another name of it, then its shorter forms, then relatives, the nearest first. `present` is NULL,
+// and the folder decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*;
+// `language` is the expert's language that matched.
 xelm_status xelm_set_select(const xelm_set *set,
                             const char *tag,
                             size_t tag_len,

@@ -33,12 +33,16 @@ impl Handle for xelm_set {
 
 /// How a language tag led to an expert.
 pub type xelm_match = i32;
-/// The tag itself, or an alias of it.
+/// The tag itself.
 pub const XELM_MATCH_EXACT: xelm_match = 0;
-/// A shorter form of the tag, such as "de" for "de-AT".
+/// A form of the same language that says less or more, such as "de" for "de-AT", or its
+/// macrolanguage, "ar" for "arz".
 pub const XELM_MATCH_PREFIX: xelm_match = 1;
-/// No expert that is present speaks the language: this one speaks the nearest relative.
+/// No expert that is present speaks the language so: this one speaks it in another script or region,
+/// or speaks the nearest relative.
 pub const XELM_MATCH_RELATED: xelm_match = 2;
+/// Another name of the same, such as "he" for "iw" or "zh-Hant-TW" for "zh-TW".
+pub const XELM_MATCH_ALIAS: xelm_match = 3;
 
 impl xelm_set {
     /// The set behind a pointer from C.
@@ -321,10 +325,10 @@ pub unsafe extern "C" fn xelm_set_expert(
     })
 }
 
-/// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself, then
-/// its shorter forms, then the typologically nearest language. `present` is NULL, and the folder
-/// decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*; `language` is the
-/// expert's language that matched.
+/// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself or
+/// another name of it, then its shorter forms, then relatives, the nearest first. `present` is NULL,
+/// and the folder decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*;
+/// `language` is the expert's language that matched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_set_select(
     set: *const xelm_set,
@@ -348,6 +352,7 @@ pub unsafe extern "C" fn xelm_set_select(
         expert.set(selected.expert);
         how.set(match selected.how {
             Match::Exact => XELM_MATCH_EXACT,
+            Match::Alias => XELM_MATCH_ALIAS,
             Match::Prefix => XELM_MATCH_PREFIX,
             Match::Related => XELM_MATCH_RELATED,
         });
