@@ -24,6 +24,7 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod stream;
+pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;
