@@ -3,7 +3,9 @@
 use crate::checkpoint::{Checkpoint, CheckpointInfo};
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::model::position_table;
+use crate::report::Report;
 use crate::run::{DENSE, RANDOM, Run, SEED, SET, TOKENIZER};
+use crate::tfidf::{DeviceSize, SetRouter, router_for};
 use crate::typology::Distances;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use xelm_runtime::format::{AtomicFile, FORMAT_VERSION, Gguf, Writer, keys};
 use xelm_runtime::math;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::quant::DType;
+use xelm_runtime::router::RouterTensors;
 use xelm_runtime::set::{ARCH_SET, SET_FILE, file_identity, keys as set_keys};
 use xelm_runtime::tokenizer::{Tokenizer, hex};
 
@@ -27,6 +30,8 @@ pub struct Packed {
     pub folder: PathBuf,
     /// Every file with its size in bytes.
     pub files: Vec<(PathBuf, u64)>,
+    /// The set's router, where it has one.
+    pub router: Option<SetRouter>,
 }
 
 /// One expert of a set being written.
@@ -40,19 +45,20 @@ struct SetEntry {
     languages: Vec<String>,
 }
 
-/// Packs a run's experts into its `set` folder, and the seed and those baselines that are trained into
-/// `models`.
+/// Packs a run's experts and their router into its `set` folder, and the seed and those baselines that are
+/// trained into `models`.
 ///
 /// # Errors
 /// An expert is not trained to its end, or a file cannot be written.
-pub fn pack(run: &Run) -> Result<Packed> {
+pub fn pack(run: &Run, router: &DeviceSize, report: &mut dyn Report) -> Result<Packed> {
     let vocabulary = run.path(TOKENIZER);
     let tokenizer = MappedFile::open(&vocabulary).map_err(Error::io("open", &vocabulary))?;
     let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
     let folder = run.path(SET);
     let mut files = Vec::new();
     let mut entries = Vec::new();
-    for cluster in run.clusters()? {
+    let clusters = run.clusters()?;
+    for cluster in &clusters {
         let file = format!("{}.gguf", cluster.id);
         let path = folder.join(&file);
         let checkpoint = finished(run, &cluster.id)?;
@@ -60,15 +66,17 @@ pub fn pack(run: &Run) -> Result<Packed> {
         let (size, sha256) = file_identity(&path).map_err(Error::io("read", &path))?;
         files.push((path, size));
         entries.push(SetEntry {
-            id: cluster.id,
+            id: cluster.id.clone(),
             file,
             size,
             sha256,
             parent: checkpoint.info.parent,
-            languages: cluster.languages,
+            languages: cluster.languages.clone(),
         });
     }
-    write_set(&folder.join(SET_FILE), &entries, &tokenizer)?;
+    let router = router_for(run, &clusters, router, report)?;
+    let tensors = router.as_ref().map(|router| &router.tensors);
+    write_set(&folder.join(SET_FILE), &entries, &tokenizer, tensors)?;
     files.push((folder.join(SET_FILE), size_of(&folder.join(SET_FILE))?));
     for name in [SEED, DENSE, RANDOM] {
         if run.job_folder(name).join(CHECKPOINT).exists() {
@@ -78,7 +86,7 @@ pub fn pack(run: &Run) -> Result<Packed> {
             files.push((path, size));
         }
     }
-    Ok(Packed { folder, files })
+    Ok(Packed { folder, files, router })
 }
 
 /// The checkpoint of a job, if the job is done.
@@ -176,7 +184,12 @@ fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec
     }
 }
 
-fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<()> {
+fn write_set(
+    path: &Path,
+    entries: &[SetEntry],
+    tokenizer: &Gguf<'_>,
+    router: Option<&RouterTensors>,
+) -> Result<()> {
     let column = |f: fn(&SetEntry) -> &String| entries.iter().map(f).collect::<Vec<_>>();
     let mut writer = Writer::new(ARCH_SET);
     writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
@@ -198,15 +211,12 @@ fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<
     writer.u32s(set_keys::FALLBACK_ORDER, &order);
     let hash = Tokenizer::open(tokenizer).map_err(Error::file(path))?.hash();
     writer.string(set_keys::TOKENIZER_HASH, &hex(&hash));
-    write_header(writer, path)
-}
-
-/// Writes a file that is metadata alone.
-fn write_header(writer: Writer, path: &Path) -> Result<()> {
+    let wrong = Error::file(path);
+    router.map_or(Ok(()), |router| router.describe(&mut writer)).map_err(&wrong)?;
     let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
-    let body = writer.begin(file).map_err(Error::file(path))?;
-    let file = body.finish().map_err(Error::file(path))?;
-    file.commit().map_err(Error::io("write", path))
+    let mut body = writer.begin(file).map_err(&wrong)?;
+    router.map_or(Ok(()), |router| router.write(&mut body)).map_err(&wrong)?;
+    body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
 }
 
 fn size_of(path: &Path) -> Result<u64> {

@@ -41,7 +41,8 @@ pub fn svd(matrix: &Sparse, dims: usize, seed: u64) -> Svd {
         let mut rng = Rng::new(seed, i as u64);
         row.iter_mut().for_each(|x| *x = rng.next_normal());
     });
-    for _ in 0..N_ITER {
+    // One round more than asked for: scikit-learn's last projection counts for as much.
+    for _ in 0..=N_ITER {
         (z, width) = orthonormal(matrix.times(&z, width), width);
         (z, width) = orthonormal(transposed.times(&z, width), width);
         if width == 0 {
