@@ -16,7 +16,7 @@ mkdir -p fuzz/logs
 found=0
 for target in "$@"; do
     log=fuzz/logs/$target.log
-    cargo fuzz run "$target" -- -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    cargo fuzz run "$target" -- -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 \
         -max_len=70000 -print_final_stats=1 > "$log" 2>&1 || found=1
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     last=$(grep ' cov: ' "$log" | tail -n 1 | sed 's/.*\(cov: [0-9]*\) ft: [0-9]* corp: \([^ ]*\).*/\1, corpus \2/')
