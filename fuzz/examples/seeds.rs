@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use xelm_runtime::format::{Gguf, Writer, keys};
 use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::router::{Precision, RouterTensors, Rule, Tables};
 use xelm_runtime::trie;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,18 +25,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let texts = ["", "a", "Am Morgen", "今日は  \u{a0}ﬁ½", "  \u{2581}x \n", "\u{fffd}e\u{301}"];
     fs::create_dir_all(fuzz.join("seeds"))?;
     for kind in ["set", "set-q8_0", "set-q4_0"] {
-        for entry in fs::read_dir(run.join(kind))? {
-            let path = entry?.path();
-            let file = MappedFile::open(&path)?;
-            let name = format!("{kind}-{}", path.file_name().unwrap_or_default().to_string_lossy());
-            if path.ends_with("set.gguf") {
-                seed("set_open", &name, file.bytes())?;
-                continue;
-            }
-            let small = with_small_charsmap(&file.gguf()?)?;
-            seed("gguf_open", &name, &small)?;
-            fs::write(fuzz.join("seeds/expert.gguf"), &small)?;
+        for file in ["de.gguf", "ja.gguf"] {
+            let small =
+                with_small_charsmap(&MappedFile::open(&run.join(kind).join(file))?.gguf()?)?;
+            seed("gguf_open", &format!("{kind}-{file}"), &small)?;
+            fs::write(fuzz.join("seeds").join(file), &small)?;
         }
+        seed("set_open", kind, &fs::read(run.join(kind).join("set.gguf"))?)?;
     }
     // Tables alone, with texts.
     let file = MappedFile::open(&run.join("tokenizer.gguf"))?;
@@ -54,7 +50,39 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         seed("bcp47", &tag.replace(['\n', '-'], "_"), tag.as_bytes())?;
     }
+    for rule in [Rule::Unicode, Rule::Sklearn] {
+        for precision in [Precision::F32, Precision::I8] {
+            let router = router(rule, precision)?;
+            let text = "am Morgen ΟΔΟΣ 日本";
+            let input = [&[text.len() as u8], text.as_bytes(), router.as_slice()].concat();
+            seed("router", &format!("{}-{precision:?}", rule.name()), &input)?;
+            fs::write(fuzz.join("seeds/router.gguf"), &router)?;
+        }
+    }
+    for kind in 0..8 {
+        seed("state_restore", &format!("whole-{kind}"), &[kind, 0, 0])?;
+        seed("state_restore", &format!("change-{kind}"), &[kind, 1, 70 + kind, 0, 0, 1, 0])?;
+        seed("state_restore", &format!("cut-{kind}"), &[kind, 0, 4, 1, 2, 3, 4])?;
+    }
     Ok(())
+}
+
+/// A file with a router of two experts.
+fn router(rule: Rule, precision: Precision) -> xelm_runtime::Result<Vec<u8>> {
+    let tables = Tables {
+        rule,
+        terms: &["am", "morgen", "οδος", "日", "日本"],
+        idf: &[1.5, 2.0, 2.5, 1.0, 3.0],
+        projection: &[0.5, -0.25, 1.0, 0.0, 0.0, 0.75, 0.5, -0.5, 0.1, 0.2],
+        centroids: &[0.5, 0.0, 0.0, -0.5],
+        n_dims: 2,
+    };
+    let tensors = RouterTensors::new(&tables, precision)?;
+    let mut writer = Writer::new("xelm-set");
+    tensors.describe(&mut writer)?;
+    let mut body = writer.begin(Vec::new())?;
+    tensors.write(&mut body)?;
+    body.finish()
 }
 
 /// The file with a character map of three rules.

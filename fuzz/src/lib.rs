@@ -1,11 +1,14 @@
 //! What the fuzz targets share: bytes as a reader wants them, and the use of whatever opens.
 
+use std::path::Path;
 use xelm_runtime::Result;
+use xelm_runtime::ensemble::Ensemble;
 use xelm_runtime::expert::{Expert, Layer};
 use xelm_runtime::format::{Gguf, Value};
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::parallel::Serial;
+use xelm_runtime::router::Router;
 use xelm_runtime::sampler::{Sampler, SamplerOptions};
 use xelm_runtime::session::{Options, Session};
 use xelm_runtime::tokenizer::TextStream;
@@ -86,11 +89,61 @@ pub fn use_expert(bytes: &[u8], text: &[u8]) -> Result<()> {
     let mut session = Session::init(&expert, &options, memory.bytes(), kernels, &Serial)?;
     session.prefill(&[0])?;
     session.reset();
+    use_session(&mut session, text)
+}
+
+/// Reads, writes, rewinds and scores.
+///
+/// # Errors
+/// The call that the model cannot serve.
+pub fn use_session(session: &mut Session<'_>, text: &[u8]) -> Result<()> {
     session.prefill_text(text)?;
     let n_past = session.n_past();
-    let options = SamplerOptions { temperature: 0.8, top_k: 9, top_p: 0.9, seed: 1 };
+    let options = SamplerOptions {
+        temperature: 0.8,
+        top_k: 9,
+        top_p: 0.9,
+        min_p: 0.01,
+        repeat_penalty: 1.1,
+        repeat_last: 5,
+        seed: 1,
+    };
     let mut sampler = Sampler::new(options)?;
-    session.generate(&mut sampler, 3, TextStream::continuing(), |_, _| true)?;
+    session.generate(&mut sampler, 3, TextStream::continuing(), |_| true)?;
     session.rewind(n_past)?;
     session.score_text(text).map(drop)
+}
+
+/// Changes bytes as a fuzzer says: the first byte is the number of changes, each being three bytes of
+/// position and one to xor. Returns what follows them.
+pub fn change<'d>(bytes: &mut [u8], data: &'d [u8]) -> Option<&'d [u8]> {
+    let (&n, rest) = data.split_first()?;
+    let (changes, rest) = rest.split_at_checked(4 * usize::from(n))?;
+    for &[a, b, c, change] in changes.as_chunks::<4>().0 {
+        let at = u32::from_le_bytes([a, b, c, 0]) as usize;
+        if let Some(byte) = at.checked_rem(bytes.len()).and_then(|at| bytes.get_mut(at)) {
+            *byte ^= change;
+        }
+    }
+    Some(rest)
+}
+
+/// A file that `fuzz/seeds.sh` made, for the life of the process.
+pub fn seed(name: &str) -> &'static [u8] {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+    let bytes = std::fs::read(&path).expect("fuzz/seeds.sh has been run");
+    let Aligned { bytes, start, len } = Aligned::copy(&bytes);
+    &bytes.leak()[start..start + len]
+}
+
+/// Two tiny experts and their router.
+pub fn ensemble() -> Ensemble<'static> {
+    let expert = |name| -> Option<&'static Expert<'static>> {
+        let gguf = Gguf::open(seed(name)).expect("a valid file");
+        let layers = vec![Layer::default(); Expert::n_layer(&gguf).expect("an expert")].leak();
+        Some(Box::leak(Box::new(Expert::open(gguf, layers).expect("an expert"))))
+    };
+    let experts = vec![expert("de.gguf"), expert("ja.gguf")].leak();
+    let router = Gguf::open(seed("router.gguf")).expect("a valid file");
+    Ensemble::new(experts, Router::open(&router).expect("a router")).expect("they fit")
 }
