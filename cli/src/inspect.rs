@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xelm_runtime::format::{Array, Value};
 use xelm_runtime::mmap::{ExpertFile, MappedFile};
+use xelm_runtime::pack::SetFolder;
 use xelm_runtime::session::{Options, Session};
-use xelm_runtime::set::SET_FILE;
+use xelm_runtime::set::{Row, SET_FILE};
 
-/// Shows what a file holds: metadata, tensors, and for an expert the memory that a session takes.
+/// Shows what a file holds: metadata, tensors, for an expert the memory that a session takes, and for the
+/// folder of a set which experts are present.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A GGUF file (expert, set.gguf, checkpoint, token shard, vocabulary) or the folder of a set.
@@ -40,10 +42,11 @@ impl Args {
             })
             .collect();
         let plan = self.plan(&path)?;
+        let experts = self.experts()?;
         if self.json {
             return print_line(json!({
                 "file": path, "bytes": file.bytes().len(), "metadata": metadata,
-                "tensors": tensors, "plan": plan,
+                "tensors": tensors, "plan": plan, "experts": experts,
             }));
         }
         print_line(format_args!("{}\t{} bytes", path.display(), file.bytes().len()))?;
@@ -61,7 +64,28 @@ impl Args {
         if let Some(plan) = plan {
             print_line(format_args!("memory of a session\t{plan}"))?;
         }
+        for expert in experts.unwrap_or_default() {
+            let is_present = expert["present"] == true;
+            let state = if is_present { "present" } else { "absent" };
+            print_line(format_args!("expert {}\t{state}\t{}", expert["id"], expert["languages"]))?;
+        }
         Ok(())
+    }
+
+    /// The experts of a set's folder, and which are present.
+    fn experts(&self) -> Result<Option<Vec<Json>>> {
+        if !self.path.is_dir() {
+            return Ok(None);
+        }
+        let folder = SetFolder::open(&self.path)?;
+        let rows = Row::read(&folder.set()?).into_iter().enumerate();
+        let experts = rows.map(|(i, row)| {
+            json!({
+                "id": row.id, "file": row.file, "languages": row.languages, "bytes": row.size,
+                "present": folder.is_present(i),
+            })
+        });
+        Ok(Some(experts.collect()))
     }
 
     /// Planned bytes by category.

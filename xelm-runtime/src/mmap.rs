@@ -25,7 +25,34 @@ impl MappedFile {
         unsafe { Mmap::map(&file) }.map(MappedFile)
     }
 
-    /// The bytes; their address is a multiple of the page size.
+    /// Maps the bytes `offset..offset + len` of an open file. The descriptor is not kept.
+    ///
+    /// # Errors
+    /// The operating system's; `InvalidInput` where the file is shorter, or the descriptor negative.
+    #[cfg(unix)]
+    pub fn open_part(fd: std::os::fd::RawFd, offset: u64, len: usize) -> std::io::Result<Self> {
+        use std::os::fd::{BorrowedFd, RawFd};
+        let invalid = || std::io::Error::from_raw_os_error(EINVAL);
+        const EINVAL: i32 = 22;
+        const NONE: RawFd = -1;
+        if fd <= NONE {
+            return Err(invalid());
+        }
+        // SAFETY: not −1. A descriptor that is not open makes the calls below fail; that nobody
+        // closes it meanwhile is the caller's part.
+        let file = File::from(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?);
+        // Bytes past the end of a file could be mapped, and would raise SIGBUS.
+        if offset
+            .checked_add(len as u64)
+            .is_none_or(|end| end > file.metadata().map_or(0, |m| m.len()))
+        {
+            return Err(invalid());
+        }
+        // SAFETY: as in `open`.
+        unsafe { memmap2::MmapOptions::new().offset(offset).len(len).map(&file) }.map(MappedFile)
+    }
+
+    /// The bytes; their address is a multiple of the page size, or `offset` bytes after one.
     pub fn bytes(&self) -> &[u8] {
         // An empty file maps to an empty slice at a dangling address, which the reader's alignment
         // rule would report instead of what is wrong with it.
@@ -52,7 +79,7 @@ pub struct ExpertFile {
     // only way out is `expert`, which shortens it.
     expert: Expert<'static>,
     _layers: LayerTable,
-    _file: Box<MappedFile>,
+    file: Box<MappedFile>,
 }
 
 #[derive(Debug)]
@@ -77,7 +104,7 @@ impl ExpertFile {
     /// The operating system's, or the rule that the file breaks.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Box::new(MappedFile::open(path)?);
-        // SAFETY: the box keeps the mapping at one address until `_file` is dropped, which is
+        // SAFETY: the box keeps the mapping at one address until `file` is dropped, which is
         // after `expert`; the reference never leaves this struct with this lifetime.
         let bytes: &'static [u8] = unsafe { core::mem::transmute::<&[u8], &[u8]>(file.bytes()) };
         let gguf = Gguf::open(bytes)?;
@@ -85,7 +112,12 @@ impl ExpertFile {
         let layers = LayerTable(Box::into_raw(layers));
         // SAFETY: freshly leaked, so unique and valid until `LayerTable` is dropped, after `expert`.
         let expert = Expert::open(gguf, unsafe { &mut *layers.0 })?;
-        Ok(ExpertFile { expert, _layers: layers, _file: file })
+        Ok(ExpertFile { expert, _layers: layers, file })
+    }
+
+    /// Bytes that are mapped: the size of the file.
+    pub fn mapped_bytes(&self) -> usize {
+        self.file.bytes().len()
     }
 
     /// The expert.

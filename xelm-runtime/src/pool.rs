@@ -24,8 +24,17 @@ impl Pool {
     /// # Errors
     /// The operating system cannot start a thread.
     pub fn new(n_threads: usize) -> std::io::Result<Self> {
+        Pool::with_room(n_threads, 0)
+    }
+
+    /// The same, with room for `n_lent` threads more, which may come and go ([`Crew::work`]).
+    ///
+    /// # Errors
+    /// The operating system cannot start a thread.
+    pub fn with_room(n_threads: usize, n_lent: usize) -> std::io::Result<Self> {
         let n_workers = (n_threads.max(1) - 1).min(MAX_WORKERS);
-        let mut pool = Pool { crew: Arc::new(Crew::new(n_workers)), threads: Vec::new() };
+        let crew = Crew::new(n_workers.saturating_add(n_lent));
+        let mut pool = Pool { crew: Arc::new(crew), threads: Vec::new() };
         for i in 1..=n_workers {
             let crew = Arc::clone(&pool.crew);
             let builder = std::thread::Builder::new();
@@ -39,7 +48,12 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads that work on a phase.
+    /// The crew, to which threads may be lent.
+    pub fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// Threads of its own that work on a phase, the calling one included.
     pub fn n_threads(&self) -> usize {
         self.threads.len() + 1
     }

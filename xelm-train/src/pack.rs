@@ -13,8 +13,9 @@ use xelm_runtime::config::{
 use xelm_runtime::format::{AtomicFile, FORMAT_VERSION, Gguf, Writer, keys};
 use xelm_runtime::math;
 use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::pack::{MANIFEST, write_manifest};
 use xelm_runtime::quant::DType;
-use xelm_runtime::set::{ARCH_SET, SET_FILE, file_identity, keys as set_keys};
+use xelm_runtime::set::{ARCH_SET, Row, SET_FILE, file_identity, keys as set_keys};
 use xelm_runtime::tokenizer::{Tokenizer, hex};
 
 /// llama.cpp's number for a file of F32 matrices.
@@ -29,17 +30,6 @@ pub struct Packed {
     pub files: Vec<(PathBuf, u64)>,
 }
 
-/// One expert of a set being written.
-#[derive(Clone, Debug)]
-struct SetEntry {
-    id: String,
-    file: String,
-    size: u64,
-    sha256: String,
-    parent: String,
-    languages: Vec<String>,
-}
-
 /// Packs a run's experts into its `set` folder, and the seed and those baselines that are trained into
 /// `models`.
 ///
@@ -51,7 +41,8 @@ pub fn pack(run: &Run) -> Result<Packed> {
     let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
     let folder = run.path(SET);
     let mut files = Vec::new();
-    let mut entries = Vec::new();
+    let mut rows = Vec::new();
+    let mut n_embd = 0;
     for cluster in run.clusters()? {
         let file = format!("{}.gguf", cluster.id);
         let path = folder.join(&file);
@@ -59,7 +50,8 @@ pub fn pack(run: &Run) -> Result<Packed> {
         export(&checkpoint, &tokenizer, &path)?;
         let (size, sha256) = file_identity(&path).map_err(Error::io("read", &path))?;
         files.push((path, size));
-        entries.push(SetEntry {
+        n_embd = checkpoint.info.config.n_embd;
+        rows.push(Row {
             id: cluster.id,
             file,
             size,
@@ -68,8 +60,11 @@ pub fn pack(run: &Run) -> Result<Packed> {
             languages: cluster.languages,
         });
     }
-    write_set(&folder.join(SET_FILE), &entries, &tokenizer)?;
-    files.push((folder.join(SET_FILE), size_of(&folder.join(SET_FILE))?));
+    write_set(&folder.join(SET_FILE), &rows, n_embd, &tokenizer)?;
+    write_manifest(&folder).map_err(Error::file(&folder.join(MANIFEST)))?;
+    for name in [SET_FILE, MANIFEST] {
+        files.push((folder.join(name), size_of(&folder.join(name))?));
+    }
     for name in [SEED, DENSE, RANDOM] {
         if run.job_folder(name).join(CHECKPOINT).exists() {
             let path = run.path("models").join(format!("{name}.gguf"));
@@ -176,21 +171,10 @@ fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec
     }
 }
 
-fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<()> {
-    let column = |f: fn(&SetEntry) -> &String| entries.iter().map(f).collect::<Vec<_>>();
+fn write_set(path: &Path, rows: &[Row], n_embd: usize, tokenizer: &Gguf<'_>) -> Result<()> {
     let mut writer = Writer::new(ARCH_SET);
     writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
-    writer.strings(set_keys::IDS, &column(|e| &e.id));
-    writer.strings(set_keys::FILES, &column(|e| &e.file));
-    writer.u64s(set_keys::SIZES, &entries.iter().map(|e| e.size).collect::<Vec<_>>());
-    writer.strings(set_keys::SHA256, &column(|e| &e.sha256));
-    writer.strings(set_keys::PARENTS, &column(|e| &e.parent));
-    let languages: Vec<(u32, &String)> = (0u32..)
-        .zip(entries)
-        .flat_map(|(i, entry)| entry.languages.iter().map(move |language| (i, language)))
-        .collect();
-    writer.u32s(set_keys::LANGUAGE_EXPERT, &languages.iter().map(|l| l.0).collect::<Vec<_>>());
-    writer.strings(set_keys::LANGUAGE_TAG, &languages.iter().map(|l| l.1).collect::<Vec<_>>());
+    Row::write(rows, &mut writer);
     let distances = Distances::shipped();
     let order: Vec<u32> =
         (0..distances.tags.len()).flat_map(|i| distances.nearest(i)).map(|i| i as u32).collect();
@@ -198,6 +182,7 @@ fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<
     writer.u32s(set_keys::FALLBACK_ORDER, &order);
     let hash = Tokenizer::open(tokenizer).map_err(Error::file(path))?.hash();
     writer.string(set_keys::TOKENIZER_HASH, &hex(&hash));
+    writer.u32(set_keys::EMBEDDING_LENGTH, n_embd as u32);
     write_header(writer, path)
 }
 

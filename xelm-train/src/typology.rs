@@ -39,10 +39,12 @@ impl Distances {
         Distances { tags, values }
     }
 
-    /// Where a language stands in the table, aliases and region subtags resolved.
+    /// Where a language, or else its macrolanguage, stands in the table, aliases and region subtags
+    /// resolved.
     pub fn index(&self, language: &str) -> Option<usize> {
-        let wanted = Tag::new(language).ok()?.language();
-        self.tags.iter().position(|tag| tag == wanted)
+        let wanted = Tag::new(language).ok()?;
+        let position = |code: &str| self.tags.iter().position(|tag| tag.eq_ignore_ascii_case(code));
+        position(wanted.language()).or_else(|| position(wanted.family()))
     }
 
     /// The distance of two languages by index.
