@@ -69,7 +69,7 @@ C
     build gcc x86_64 "$cache/x86_64/lib/libxelm.a" $(libraries x86_64)
     build aarch64-linux-gnu-gcc static "$cache/aarch64/lib/libxelm.a" $(libraries aarch64)
     build aarch64-linux-gnu-gcc shared -L "$cache/aarch64/lib" -lxelm
-    local arguments=("$PWD/target/tiny/run/set-q8_0" de "Am Morgen") kind
+    local arguments=("$PWD/target/tiny/run/set-q8_0" de "Am Morgen" 40) kind
     XELM_ISA=portable "$cache/generate.x86_64" "${arguments[@]}" > "$cache/x86_64.out"
     for kind in static shared; do
         timeout 120 qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$cache/aarch64/lib" \

@@ -20,7 +20,7 @@ run_example() {
     local name=$1
     shift
     case $name in
-        generate) "$@" "$set" de "Am Morgen" ;;
+        generate) "$@" "$set" de "Am Morgen" 40 ;;
         *)
             echo "tests/c_abi.sh: no arguments for the example $name: add a line to run_example" >&2
             return 1
@@ -69,8 +69,8 @@ for standard in c++11 c++17 c++20; do
     echo '#include <xelm.h>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
 done
 
-cp ffi/examples/*.c "$outside"
-cp ffi/examples/*.cpp "$outside" 2> /dev/null || true
+cp ffi/examples/*.[ch] "$outside"
+cp ffi/examples/*.cpp ffi/examples/*.hpp "$outside" 2> /dev/null || true
 cd "$outside"
 
 # Builds every example as NAME.$1 with the rest as flags, flags of the compiler before sources.

@@ -75,9 +75,7 @@ pub fn use_expert(bytes: &[u8], text: &[u8]) -> Result<()> {
     let gguf = Gguf::open(bytes)?;
     let mut layers = vec![Layer::default(); Expert::n_layer(&gguf)?];
     let expert = Expert::open(gguf, &mut layers)?;
-    if let Some(tokenizer) = expert.tokenizer() {
-        let _ = tokenizer.verify();
-    }
+    let _ = Expert::verify(&gguf);
     let n_ctx = expert.config().n_ctx.min(24);
     let options = Options { n_ctx, n_batch: 3, max_text: 256, ..Options::default() };
     let plan = Session::plan(&expert, &options)?;
