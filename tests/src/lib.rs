@@ -2,6 +2,7 @@
 
 pub mod operations;
 pub mod oracle;
+pub mod random;
 pub mod reference;
 pub mod shim;
 pub mod xelm;
