@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod logits;
+mod model;
 mod open;
 mod pack;
 mod pretrain;

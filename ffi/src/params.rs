@@ -57,7 +57,7 @@ impl Params {
 
     pub(crate) fn sampler(&self) -> Result<Sampler, Error> {
         let Params { temperature, top_k, top_p, seed, .. } = *self;
-        Sampler::new(SamplerOptions { temperature, top_k, top_p, seed })
+        Sampler::new(SamplerOptions { temperature, top_k, top_p, seed, ..Default::default() })
     }
 
     pub(crate) fn n_threads(&self) -> usize {

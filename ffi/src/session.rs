@@ -352,9 +352,9 @@ pub unsafe extern "C" fn xelm_session_logits(
     unsafe {
         with(session, |session, _| {
             let (logits, n_vocab) = (Out::new(logits, "logits")?, Out::new(n_vocab, "n_vocab")?);
-            has_read(session)?;
-            logits.set(session.logits().as_ptr());
-            n_vocab.set(session.logits().len());
+            let found = session.logits()?;
+            logits.set(found.as_ptr());
+            n_vocab.set(found.len());
             Ok(())
         })
     }
@@ -370,8 +370,7 @@ pub unsafe extern "C" fn xelm_session_next(
     unsafe {
         with(session, |session, sampler| {
             let token = Out::new(token, "token")?;
-            has_read(session)?;
-            token.set(session.sample(sampler));
+            token.set(session.sample(sampler)?);
             Ok(())
         })
     }
@@ -394,12 +393,12 @@ pub unsafe extern "C" fn xelm_session_generate(
         with(session, |session, sampler| {
             let (n_tokens, why) = (Out::new(n_tokens, "n_tokens")?, Out::new(why, "why")?);
             let on_text = on_text.ok_or(Failure::Null("on_text"))?;
-            has_read(session)?;
             // After `</s>` alone a text begins, and its first space is dropped.
             let begins = session.n_past() == 1;
             let stream = if begins { TextStream::new() } else { TextStream::continuing() };
-            let (n, stop) = session.generate(sampler, n_max, stream, |token, part| {
-                on_text(user, token, part.as_ptr().cast(), part.len()) == 0
+            let (n, stop) = session.generate(sampler, n_max, stream, |written| {
+                let text = written.text;
+                on_text(user, written.token, text.as_ptr().cast(), text.len()) == 0
             })?;
             n_tokens.set(n);
             why.set(match stop {
@@ -463,14 +462,5 @@ pub unsafe extern "C" fn xelm_session_last_error(session: *const xelm_session) -
         // SAFETY: an open handle.
         Ok(session) => unsafe { &(*session).error }.as_ptr(),
         Err(_) => c"not an open session".as_ptr(),
-    }
-}
-
-/// There are logits only after something was read.
-fn has_read(session: &Session<'_>) -> Result<(), Failure> {
-    if session.n_past() > 0 {
-        Ok(())
-    } else {
-        Err(Error::BadParameter { what: "n_past (nothing has been read)" }.into())
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests of this package share.
 
+pub mod ensembles;
 pub mod operations;
 pub mod oracle;
 pub mod random;

@@ -44,7 +44,7 @@ fn use_expert(bytes: &[u8]) -> Result<(), Error> {
     let mut session = Session::init(&expert, &options, memory.bytes(), kernels, &Serial)?;
     session.prefill_text("Am Morgen 今日は".as_bytes())?;
     let mut sampler = Sampler::new(SamplerOptions { temperature: 1.0, ..Default::default() })?;
-    session.generate(&mut sampler, 3, TextStream::continuing(), |_, _| true)?;
+    session.generate(&mut sampler, 3, TextStream::continuing(), |_| true)?;
     session.score_text("Ένα κείμενο".as_bytes()).map(drop)
 }
 

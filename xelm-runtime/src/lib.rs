@@ -7,8 +7,8 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`kernels`], [`parallel`] →
-//! [`session`], [`sampler`], [`score`].
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`router`], [`kernels`],
+//! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`].
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -17,7 +17,9 @@
 extern crate std;
 
 pub mod arena;
+mod cache;
 pub mod config;
+pub mod ensemble;
 pub mod error;
 pub mod expert;
 pub mod format;
@@ -26,9 +28,11 @@ pub mod isa;
 pub mod kernels;
 pub mod lang;
 pub mod math;
+mod mixture;
 pub mod parallel;
 pub mod quant;
 pub mod rng;
+pub mod router;
 pub mod sampler;
 pub mod score;
 pub mod session;

@@ -56,6 +56,15 @@ impl<'a> Trie<'a> {
         })
     }
 
+    /// Whether every value that a key can lead to is below `n`, in time linear in the array's length.
+    pub fn has_values_below(&self, n: usize) -> bool {
+        (0..self.units.len()).all(|index| {
+            let Some(unit) = self.unit(index) else { return false };
+            let value = if is_leaf(unit) { None } else { self.value(Node { index, unit }) };
+            value.is_none_or(|value| (value as usize) < n)
+        })
+    }
+
     fn unit(&self, index: usize) -> Option<u32> {
         self.units.get(index).map(|b| u32::from_le_bytes(*b))
     }
