@@ -1,7 +1,7 @@
 //! A crew with threads of its own, created once.
 
 use crate::crew::{Crew, MAX_WORKERS};
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, Serial};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::vec::Vec;
@@ -9,11 +9,12 @@ use std::vec::Vec;
 /// Stack of a pool's thread, in bytes. The kernels need a few KiB.
 pub const THREAD_STACK: usize = 64 << 10;
 
-/// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`]. Dropping it ends
-/// them.
+/// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`], and nothing at all
+/// for one thread. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
-    crew: Arc<Crew>,
+    /// `None` for one thread.
+    crew: Option<Arc<Crew>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -25,9 +26,13 @@ impl Pool {
     /// The operating system cannot start a thread.
     pub fn new(n_threads: usize) -> std::io::Result<Self> {
         let n_workers = (n_threads.max(1) - 1).min(MAX_WORKERS);
-        let mut pool = Pool { crew: Arc::new(Crew::new(n_workers)), threads: Vec::new() };
+        let mut pool = Pool { crew: None, threads: Vec::new() };
+        if n_workers == 0 {
+            return Ok(pool);
+        }
+        let shared = pool.crew.insert(Arc::new(Crew::new(n_workers)));
         for i in 1..=n_workers {
-            let crew = Arc::clone(&pool.crew);
+            let crew = Arc::clone(shared);
             let builder = std::thread::Builder::new();
             let builder = builder.name(std::format!("xelm-{i}")).stack_size(THREAD_STACK);
             pool.threads.push(builder.spawn(move || {
@@ -35,7 +40,7 @@ impl Pool {
             })?);
         }
         // A thread allocates while it starts; nothing may do so later.
-        pool.crew.wait_for_workers(n_workers);
+        shared.wait_for_workers(n_workers);
         Ok(pool)
     }
 
@@ -45,16 +50,21 @@ impl Pool {
     }
 }
 
-// SAFETY: the crew keeps the promise.
+// SAFETY: each of the two keeps the promise.
 unsafe impl Parallel for Pool {
     fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.crew.run(n_tasks, task);
+        match &self.crew {
+            Some(crew) => crew.run(n_tasks, task),
+            None => Serial.run(n_tasks, task),
+        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.crew.close();
+        if let Some(crew) = &self.crew {
+            crew.close();
+        }
         for thread in self.threads.drain(..) {
             // A worker ends only by returning; a panic inside a task has been reported already.
             let _ = thread.join();

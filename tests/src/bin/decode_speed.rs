@@ -69,7 +69,7 @@ fn decode(path: &Path, n_threads: usize, time: Duration) -> xelm_runtime::Result
             }
         }
         session.prefill(&[token])?;
-        token = session.sample(&mut sampler);
+        token = session.sample(&mut sampler)?;
         n_tokens += 1;
     }
     Ok(f64::from(n_tokens) / start.elapsed().as_secs_f64())
