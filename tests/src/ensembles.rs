@@ -34,7 +34,8 @@ const TERMS: [(&str, usize); 10] = [
 ];
 
 /// A text that speaks for one expert after the other.
-pub const SWITCHING: &str = "Am Morgen und die Nacht. 今日は、今日は。 Και το και το κείμενο, και το";
+pub const SWITCHING: &str =
+    "Am Morgen und die Nacht. 今日は、今日は。 Και το και το κείμενο, και το";
 
 impl FourExperts {
     /// Opens the models of a small run.

@@ -1,7 +1,7 @@
 //! A crew with threads of its own, created once.
 
 use crate::crew::{Crew, MAX_WORKERS};
-use crate::parallel::{Parallel, Serial};
+use crate::parallel::Parallel;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::vec::Vec;
@@ -10,12 +10,18 @@ use std::vec::Vec;
 pub const THREAD_STACK: usize = 64 << 10;
 
 /// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`], and nothing at all
-/// for one thread. Dropping it ends them.
+/// where there is but one. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
-    /// `None` for one thread.
-    crew: Option<Arc<Crew>>,
+    crew: Home,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Where the crew lives: threads of our own need it at one address.
+#[derive(Debug)]
+enum Home {
+    Here(Crew),
+    Shared(Arc<Crew>),
 }
 
 impl Pool {
@@ -25,14 +31,23 @@ impl Pool {
     /// # Errors
     /// The operating system cannot start a thread.
     pub fn new(n_threads: usize) -> std::io::Result<Self> {
+        Pool::with_room(n_threads, 0)
+    }
+
+    /// The same, with room for `n_lent` threads more, which may come and go ([`Crew::work`]).
+    ///
+    /// # Errors
+    /// The operating system cannot start a thread.
+    pub fn with_room(n_threads: usize, n_lent: usize) -> std::io::Result<Self> {
         let n_workers = (n_threads.max(1) - 1).min(MAX_WORKERS);
-        let mut pool = Pool { crew: None, threads: Vec::new() };
+        let crew = Crew::new(n_workers.saturating_add(n_lent));
         if n_workers == 0 {
-            return Ok(pool);
+            return Ok(Pool { crew: Home::Here(crew), threads: Vec::new() });
         }
-        let shared = pool.crew.insert(Arc::new(Crew::new(n_workers)));
+        let crew = Arc::new(crew);
+        let mut pool = Pool { crew: Home::Shared(Arc::clone(&crew)), threads: Vec::new() };
         for i in 1..=n_workers {
-            let crew = Arc::clone(shared);
+            let crew = Arc::clone(&crew);
             let builder = std::thread::Builder::new();
             let builder = builder.name(std::format!("xelm-{i}")).stack_size(THREAD_STACK);
             pool.threads.push(builder.spawn(move || {
@@ -40,31 +55,34 @@ impl Pool {
             })?);
         }
         // A thread allocates while it starts; nothing may do so later.
-        shared.wait_for_workers(n_workers);
+        crew.wait_for_workers(n_workers);
         Ok(pool)
     }
 
-    /// Threads that work on a phase.
+    /// The crew, to which threads may be lent.
+    pub fn crew(&self) -> &Crew {
+        match &self.crew {
+            Home::Here(crew) => crew,
+            Home::Shared(crew) => crew,
+        }
+    }
+
+    /// Threads of its own that work on a phase, the calling one included.
     pub fn n_threads(&self) -> usize {
         self.threads.len() + 1
     }
 }
 
-// SAFETY: each of the two keeps the promise.
+// SAFETY: the crew keeps the promise.
 unsafe impl Parallel for Pool {
     fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        match &self.crew {
-            Some(crew) => crew.run(n_tasks, task),
-            None => Serial.run(n_tasks, task),
-        }
+        self.crew().run(n_tasks, task);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if let Some(crew) = &self.crew {
-            crew.close();
-        }
+        self.crew().close();
         for thread in self.threads.drain(..) {
             // A worker ends only by returning; a panic inside a task has been reported already.
             let _ = thread.join();
