@@ -19,6 +19,7 @@ pub struct Pool {
 
 /// Where the crew lives: threads of our own need it at one address.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a pool is one, and must not allocate where it is alone")]
 enum Home {
     Here(Crew),
     Shared(Arc<Crew>),
