@@ -4,4 +4,5 @@ pub mod operations;
 pub mod oracle;
 pub mod reference;
 pub mod shim;
+pub mod tiny;
 pub mod xelm;
