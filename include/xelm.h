@@ -496,6 +496,30 @@ xelm_status xelm_set_select(const xelm_set *set,
                             const char **language,
                             size_t *language_len);
 
+#if defined(XELM_STD)
+// Checks that the file of expert `index` is whole and undamaged, and fits the set: size, SHA-256,
+// structure, vocabulary, width. It reads the whole file: do it once, after it was fetched.
+// XELM_HASH_MISMATCH where it is another file.
+xelm_status xelm_set_verify(xelm_params *params, const xelm_set *set, size_t index);
+#endif
+
+#if defined(XELM_STD)
+// The same for a file that is not in its place yet, such as one just fetched: when it is found good, a
+// program renames it to the expert's file name, which is atomic.
+xelm_status xelm_set_verify_path(xelm_params *params,
+                                 const xelm_set *set,
+                                 size_t index,
+                                 const char *path,
+                                 size_t path_len);
+#endif
+
+// The same for an expert that lies in memory, at a multiple of 32.
+xelm_status xelm_set_verify_bytes(xelm_params *params,
+                                  const xelm_set *set,
+                                  size_t index,
+                                  const void *data,
+                                  size_t len);
+
 // Bytes of scratch that `xelm_set_route` takes; 0 where the set has no router.
 size_t xelm_set_route_size(const xelm_set *set);
 

@@ -362,6 +362,65 @@ pub unsafe extern "C" fn xelm_set_select(
     })
 }
 
+/// Checks that the file of expert `index` is whole and undamaged, and fits the set: size, SHA-256,
+/// structure, vocabulary, width. It reads the whole file: do it once, after it was fetched.
+/// XELM_HASH_MISMATCH where it is another file.
+#[cfg(feature = "std")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params and handles.
+    unsafe {
+        params::with(params, |_| {
+            let set = xelm_set::get(set)?;
+            let (source, name) = set.expert(index)?;
+            source.verify(&set.set, index).map_err(|e| Failure::at(e, name))
+        })
+    }
+}
+
+/// The same for a file that is not in its place yet, such as one just fetched: when it is found good, a
+/// program renames it to the expert's file name, which is atomic.
+#[cfg(feature = "std")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify_path(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+    path: *const c_char,
+    path_len: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, handles and inputs.
+    unsafe {
+        params::with(params, |_| {
+            let (set, path) =
+                (xelm_set::get(set)?, pointer::string(path.cast(), path_len, "path")?);
+            Source::path(path)?.verify(&set.set, index).map_err(|e| Failure::at(e, path))
+        })
+    }
+}
+
+/// The same for an expert that lies in memory, at a multiple of 32.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify_bytes(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+    data: *const c_void,
+    len: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, handles and inputs.
+    unsafe {
+        params::with(params, |_| {
+            let set = xelm_set::get(set)?;
+            Ok(Source::bytes(data, len)?.verify(&set.set, index)?)
+        })
+    }
+}
+
 /// Bytes of scratch that `xelm_set_route` takes; 0 where the set has no router.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_set_route_size(set: *const xelm_set) -> usize {
