@@ -20,7 +20,6 @@ pub struct Pool {
 /// Where the crew lives: threads of our own need it at one address.
 #[allow(clippy::large_enum_variant, reason = "the small one is the one that allocates")]
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a pool is one, and must not allocate where it is alone")]
 enum Home {
     Here(Crew),
     Shared(Arc<Crew>),
