@@ -1,4 +1,4 @@
-//! `xelm tokenizer train`
+//! `xelm tokenizer train` and `xelm tokenizer import`
 
 use crate::progress::Progress;
 use crate::{Result, print_line};
@@ -13,6 +13,19 @@ use xelm_train::vocab::{self, VocabSettings};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Train),
+    Import(Import),
+}
+
+/// Makes a vocabulary of a SentencePiece unigram model (spm.model, sentencepiece.bpe.model), with XGLM's order
+/// of ids: <s>, <pad>, </s>, <unk>, then the pieces.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// The model.
+    #[arg(long, value_name = "FILE")]
+    sentencepiece: PathBuf,
+    /// File to write the vocabulary to.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
 }
 
 /// Learns a vocabulary from a corpus: XGLM's kind, a unigram model over NFKC-normalised text.
@@ -78,7 +91,14 @@ impl From<BadInputArg> for BadInput {
 
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
-        let Command::Train(args) = self;
+        let args = match self {
+            Command::Train(args) => args,
+            Command::Import(args) => {
+                let vocabulary = vocab::sentencepiece::read(&args.sentencepiece)?;
+                vocab::save(&vocabulary, &args.out)?;
+                return print_line(format_args!("{}", args.out.display()));
+            }
+        };
         let bad_input = args.bad_input.into();
         if !(0.0..=1.0).contains(&args.character_coverage) {
             return Err("--character-coverage is a share between 0 and 1".into());

@@ -88,7 +88,8 @@ fn chunks_and_threads_change_no_bit() {
     for name in ["set", "set-q8_0", "set-q4_0"] {
         let folder = RUN.join(name);
         let mut files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-        let path = files.find(|p| !p.ends_with("set.gguf")).unwrap();
+        let is_gguf = |p: &PathBuf| p.extension().is_some_and(|e| e == "gguf");
+        let path = files.find(|p| is_gguf(p) && !p.ends_with("set.gguf")).unwrap();
         let file = ExpertFile::open(&path).unwrap();
         let config = *file.expert().config();
         let ids = ids(config.n_ctx, config.n_vocab, 9);

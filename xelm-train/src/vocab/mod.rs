@@ -1,6 +1,7 @@
 //! Learning a vocabulary: XGLM's kind, a unigram model over normalised text.
 
 mod charsmap;
+pub mod sentencepiece;
 
 pub use charsmap::charsmap;
 
