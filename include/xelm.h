@@ -5,14 +5,16 @@
  *
  *     xelm_params params;
  *     xelm_params_init(&params, XELM_ABI_VERSION);
- *     void *m = aligned_alloc(XELM_ALIGN, xelm_set_size());
- *     xelm_set *set;
- *     xelm_set_open(&params, path, strlen(path), m, xelm_set_size(), &set);
- *     xelm_set_select(set, "de", 2, &index, &how, &language, &language_len);
+ *     size = xelm_set_size(strlen(path));                       then xelm_set_open in your memory
+ *     xelm_set_select(set, "de", 2, NULL, &index, &how, &language, &language_len);
  *     xelm_expert_plan(&params, set, index, &size);             then xelm_expert_open
  *     xelm_session_plan(&params, expert, &plan);                then xelm_session_init
  *     xelm_session_prefill_text(session, prompt, strlen(prompt));
  *     xelm_session_generate(session, 100, on_text, user, &n, &why);
+ *
+ * Where no tag is known, or a text mixes languages, the set's router chooses by the words:
+ * xelm_set_route weighs the experts for a text; xelm_ensemble_open joins several, and a session of an
+ * ensemble (xelm_session_init_ensemble) mixes the best of them at every token.
  *
  * Conventions
  *
@@ -20,13 +22,15 @@
  * exactly that much works, one byte less is an error. The bytes may have any value before. The
  * memory is the handle's until it is closed and must not be moved; afterwards it is the caller's
  * again. Sizes are for the library that is running: ask, do not store. Opening a set or an expert
- * also maps a file and allocates a few hundred bytes, and a session with more than one thread
- * starts them when it is opened; after that nothing allocates until the handle is closed.
+ * maps its file; opening a session starts its threads, if it has more than one. Nothing else is taken
+ * from the system, and nothing at all between a handle's opening and its closing. A library built
+ * without the standard library (see below) takes nothing ever.
  *
- * Order of closing: sessions before their expert. An expert outlives its set.
+ * Order of closing: sessions, then ensembles, then experts and sets. An expert may outlive its set.
  *
  * Status: every function that can fail returns an xelm_status. Outputs are written only on XELM_OK.
- * The text of an error lies in the xelm_params or the session that the failed call took.
+ * The text of an error lies in the xelm_params or the session that the failed call took. The library
+ * never prints, and never ends the program.
  *
  * Pointers: NULL is an error, except for an input of length 0. Inputs are pointer and length, in
  * bytes or elements, and need not end in NUL; they are not kept. Paths and tags are UTF-8. In texts,
@@ -35,7 +39,14 @@
  *
  * Threads: sets and experts never change and may be used by any number of threads. An xelm_params or
  * a session belongs to one thread at a time; a session that is in use answers XELM_BUSY, also to
- * its own callback. Only xelm_session_cancel may be called at any time.
+ * its own callback. Only xelm_session_cancel may be called at any time, xelm_session_worker_run and
+ * xelm_session_end_workers by other threads.
+ *
+ * Results do not depend on threads, nor on how a text was cut into calls, bit for bit on one kind of
+ * CPU.
+ *
+ * Built without the standard library, the library knows no paths, descriptors and threads: define
+ * XELM_NO_STD, and the functions that need them are not declared.
  *
  * Order of arguments: the options, the handle, inputs, outputs.
  */
@@ -49,16 +60,29 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What the library was built with. */
+#ifndef XELM_NO_STD
+#define XELM_STD
+#ifndef _WIN32
+#define XELM_UNIX
+#endif
+#endif
+
+
 // The version of this header. `xelm_params_init` refuses a library with another one.
 #define XELM_ABI_VERSION 1
 
 // What memory for handles must be aligned to, in bytes.
 #define XELM_ALIGN 64
 
+// Experts of a set, weighed by its router. Immutable: any number of sessions and threads may use it.
+typedef struct xelm_ensemble xelm_ensemble;
+
 // An open expert. Immutable: any number of sessions and threads may use it.
 typedef struct xelm_expert xelm_expert;
 
-// One text in one expert. Used by one thread at a time, except for `xelm_session_cancel`.
+// One text in one expert, or in a mixture of an ensemble's. Used by one thread at a time, except for
+// `xelm_session_cancel` and lent threads.
 typedef struct xelm_session xelm_session;
 
 // An open set of experts. Immutable: any number of threads may use it.
@@ -76,33 +100,87 @@ typedef struct {
 // How keys and values of a session are stored.
 typedef int32_t xelm_kv_type;
 
+// When the experts of an ensemble are chosen.
+typedef int32_t xelm_routing;
+
+// How an expert's weight falls with a text's distance d to it, T being the temperature.
+typedef int32_t xelm_route_power;
+
+// How important a message is.
+typedef int32_t xelm_log_level;
+
+// Receives a message: NUL-terminated, valid during the call.
+typedef void (*xelm_on_log)(void *user, xelm_log_level level, const char *text);
+
 // How a language tag led to an expert.
 typedef int32_t xelm_match;
 
 // How much memory a session takes, in bytes.
 typedef struct {
-    // What `xelm_session_init` must be given: the sum of the next four.
+    // What opening the session must be given: the sum of the next five.
     size_t total;
     // Keys and values.
     size_t kv;
     // Buffers of the forward pass, logits and sampling.
     size_t scratch;
-    // Tokenisation.
+    // Tokenisation, and the tokens read.
     size_t text;
+    // Choosing experts.
+    size_t routing;
     // The handle itself.
     size_t handle;
-    // Not part of `total`: the operating system's stacks for threads after the first, at most.
+    // Not part of `total`: stacks of the threads after the first, which the operating system provides.
     size_t thread_stacks;
+    // Not part of `total`: bytes of weights that are mapped from files, or lie in the caller's memory.
+    size_t mapped;
+    // Experts whose keys and values fit at once.
+    size_t n_resident;
     // For later versions; 0.
-    size_t reserved[10];
+    size_t reserved[7];
 } xelm_plan;
 
-// Receives generated text: whole UTF-8 characters, not NUL-terminated, valid during the call. A
-// token may come in several parts. Returns 0 to go on, anything else to stop.
-typedef int32_t (*xelm_on_text)(void *user, uint32_t token, const char *text, size_t text_len);
+// An expert that takes part in a step, and its share of the mixture.
+typedef struct {
+    // Index in the set; 0 where a session runs one expert.
+    uint32_t expert;
+    // Weight; those of a step sum to 1.
+    float weight;
+} xelm_active;
+
+// A part of a text that is being written. Pointers are valid during the call.
+typedef struct {
+    // The token. It may come in several parts.
+    uint32_t token;
+    // Its text, or a part of it: whole UTF-8 characters, not NUL-terminated.
+    const char *text;
+    // Its length in bytes.
+    size_t text_len;
+    // The experts that the token was drawn from, by index, with their weights.
+    const xelm_active *experts;
+    // How many they are.
+    size_t n_experts;
+} xelm_written;
+
+// Receives generated text. Returns 0 to go on, anything else to stop.
+typedef int32_t (*xelm_on_text)(void *user, const xelm_written *written);
 
 // Why `xelm_session_generate` stopped.
 typedef int32_t xelm_stop;
+
+// A token of a text that is scored. Pointers are valid during the call.
+typedef struct {
+    // The token.
+    uint32_t token;
+    // Its negative log likelihood given everything before it, in nats.
+    double nll;
+    // The experts that predicted it, by index, with their weights.
+    const xelm_active *experts;
+    // How many they are.
+    size_t n_experts;
+} xelm_token_score;
+
+// Receives the tokens of a text as they are scored.
+typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 
 // Done.
 #define XELM_OK 0
@@ -206,11 +284,29 @@ typedef int32_t xelm_stop;
 // A defect of this library; the handle should be closed.
 #define XELM_INTERNAL 68
 
+// Something went on that the caller did not ask for in so many words.
+#define XELM_LOG_WARN 1
+
+// Something was opened.
+#define XELM_LOG_INFO 2
+
 // Half precision: the default.
 #define XELM_KV_F16 0
 
 // Single precision.
 #define XELM_KV_F32 1
+
+// At every token, from all text so far: the default.
+#define XELM_ROUTE_TOKEN 0
+
+// Once, from the prompt; for a text that is scored, from the whole of it.
+#define XELM_ROUTE_PROMPT 1
+
+// exp(-d^2 / T), as the X-ELM paper prints it: the default.
+#define XELM_POWER_PAPER 1
+
+// exp(-d^4 / T), as the program released with the paper computes it.
+#define XELM_POWER_RELEASE 2
 
 // The tag itself.
 #define XELM_MATCH_EXACT 0
@@ -253,9 +349,11 @@ uint32_t xelm_abi_version(void);
 const char *xelm_version(void);
 
 // Fills `params` with the defaults: the model's whole context, batches of 32 tokens, keys and
-// values in half precision, texts of up to 16 KiB, one thread, greedy sampling.
+// values in half precision, texts of up to 16 KiB, one thread, greedy sampling, and of an ensemble the
+// one best expert at every token.
 // `abi_version` is XELM_ABI_VERSION.
-xelm_status xelm_params_init(xelm_params *params, uint32_t abi_version);
+xelm_status xelm_params_init(xelm_params *params,
+                             uint32_t abi_version);
 
 // Positions of a session; 0 means all that the model has.
 xelm_status xelm_params_set_n_ctx(xelm_params *params, size_t n_ctx);
@@ -268,28 +366,65 @@ xelm_status xelm_params_set_n_batch(xelm_params *params, size_t n_batch);
 // 0 is for sessions that take ids only.
 xelm_status xelm_params_set_max_text(xelm_params *params, size_t bytes);
 
-// Threads that a session computes with, the calling one included. No result depends on it.
+// Threads that a session computes with, the calling one included. No result depends on it. Without
+// the standard library only 1 is possible.
 xelm_status xelm_params_set_n_threads(xelm_params *params, size_t n_threads);
+
+#if defined(XELM_STD)
+// Threads of the caller's, besides those of `xelm_params_set_n_threads`, that may be lent to a session
+// at a time by `xelm_session_worker_run`; 0 at first.
+xelm_status xelm_params_set_n_lent(xelm_params *params,
+                                   size_t n_lent);
+#endif
 
 // How keys and values are stored: XELM_KV_F16 or XELM_KV_F32.
 xelm_status xelm_params_set_kv_type(xelm_params *params, xelm_kv_type kv_type);
 
 // How tokens are chosen. `temperature` 0 takes the most probable one; otherwise one is drawn from
-// the `top_k` most probable (0 for all), of these from the fewest that together reach `top_p`
-// (1 for all), with random numbers that `seed` determines.
+// the `top_k` most probable (0 for all), of these from those at least `min_p` times as probable as the
+// best (0 for all), of these from the fewest that together reach `top_p` (1 for all), with random
+// numbers that `seed` determines.
 xelm_status xelm_params_set_sampling(xelm_params *params,
                                      float temperature,
                                      size_t top_k,
                                      float top_p,
+                                     float min_p,
                                      uint64_t seed);
+
+// Makes tokens rarer that occur among the last `last`: their log probability is multiplied by
+// `penalty`, 1 or more; 1 changes nothing.
+xelm_status xelm_params_set_repetition(xelm_params *params, float penalty, size_t last);
+
+// How the experts of an ensemble are mixed: at most `top_m` of them in a step (0 for all that are
+// present), chosen when `routing` says, one of XELM_ROUTE_*.
+xelm_status xelm_params_set_ensemble(xelm_params *params, size_t top_m, xelm_routing routing);
+
+// How distances become weights: `power` is one of XELM_POWER_*, `temperature` is above 0 (0.1 at
+// first), and `lag`, unless 0, leaves the token read last out of a step's weights, as the program
+// released with the paper does.
+xelm_status xelm_params_set_route(xelm_params *params,
+                                  xelm_route_power power,
+                                  float temperature,
+                                  int32_t lag);
+
+// Bytes for the keys and values of an ensemble's experts: as many stay resident as fit, and those used
+// longest ago make room, to read the text again should they be needed. 0 is room for all.
+xelm_status xelm_params_set_kv_budget(xelm_params *params,
+                                      size_t bytes);
+
+// Lets the library tell what it does to `on_log`; NULL, as at first, for silence. Handles that are
+// opened with these options keep the callback.
+xelm_status xelm_params_set_log(xelm_params *params, xelm_on_log on_log, void *user);
 
 // What went wrong in the last call that took `params`; empty after a success. The text stays valid
 // until the next such call.
 const char *xelm_params_last_error(const xelm_params *params);
 
-// Bytes that an open set takes of the caller's memory.
-size_t xelm_set_size(void);
+// Bytes that an open set takes of the caller's memory, `path_len` being the length of its folder's
+// path; 0 for a set that is opened by descriptor or bytes.
+size_t xelm_set_size(size_t path_len);
 
+#if defined(XELM_STD)
 // Opens the set in the folder `path` (UTF-8). Experts may be missing from the folder: the set then
 // works with those that are there.
 xelm_status xelm_set_open(xelm_params *params,
@@ -298,8 +433,31 @@ xelm_status xelm_set_open(xelm_params *params,
                           void *memory,
                           size_t memory_len,
                           xelm_set **set);
+#endif
 
-// Closes a set. Experts opened from it stay open.
+#if (defined(XELM_UNIX) && defined(XELM_STD))
+// Opens the set whose `set.gguf` is the bytes `offset..offset + len` of an open file, such as an
+// uncompressed asset inside an APK. `offset` is a multiple of 32. The descriptor may be closed
+// afterwards. Experts are opened one by one (`xelm_expert_open_fd`, `xelm_expert_open_bytes`).
+xelm_status xelm_set_open_fd(xelm_params *params,
+                             int32_t fd,
+                             uint64_t offset,
+                             size_t len,
+                             void *memory,
+                             size_t memory_len,
+                             xelm_set **set);
+#endif
+
+// Opens the set whose `set.gguf` lies in memory, at a multiple of 32. The bytes stay the caller's and
+// must not change while the set is open.
+xelm_status xelm_set_open_bytes(xelm_params *params,
+                                const void *data,
+                                size_t len,
+                                void *memory,
+                                size_t memory_len,
+                                xelm_set **set);
+
+// Closes a set. Its ensembles must be closed before; experts opened from it stay open.
 xelm_status xelm_set_close(xelm_set *set);
 
 // Number of experts in the set, present or not; 0 where `set` is not an open set.
@@ -315,52 +473,139 @@ xelm_status xelm_set_language(const xelm_set *set,
                               size_t *tag_len,
                               size_t *expert);
 
-// The name of expert `index` (not NUL-terminated, valid while the set is open), and whether its
-// file is present (1 or 0).
+// The name of expert `index` and its file's (not NUL-terminated, valid while the set is open), and
+// whether the file is present: 1 or 0, always 1 for a set that is not in a folder.
 xelm_status xelm_set_expert(const xelm_set *set,
                             size_t index,
                             const char **id,
                             size_t *id_len,
+                            const char **file,
+                            size_t *file_len,
                             int32_t *is_present);
 
-// Chooses the expert for a language tag (BCP 47) among those whose files are present: the tag
-// itself or another name of it, then its shorter forms, then relatives, the nearest first. `how` is
-// one of XELM_MATCH_*; `language` is the expert's language that matched.
+// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself or
+// another name of it, then its shorter forms, then relatives, the nearest first. `present` is NULL,
+// and the folder decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*;
+// `language` is the expert's language that matched.
 xelm_status xelm_set_select(const xelm_set *set,
                             const char *tag,
                             size_t tag_len,
+                            const uint8_t *present,
                             size_t *expert,
                             xelm_match *how,
                             const char **language,
                             size_t *language_len);
 
-// Bytes that expert `index` of a set takes of the caller's memory once it is open. Its weights are
-// mapped from the file and not counted.
-xelm_status xelm_expert_plan(xelm_params *params, const xelm_set *set, size_t index, size_t *size);
+#if defined(XELM_STD)
+// Checks that the file of expert `index` is whole and undamaged, and fits the set: size, SHA-256,
+// structure, vocabulary, width. It reads the whole file: do it once, after it was fetched.
+// XELM_HASH_MISMATCH where it is another file.
+xelm_status xelm_set_verify(xelm_params *params, const xelm_set *set, size_t index);
+#endif
 
-// Opens expert `index` of a set. The set may be closed afterwards.
+#if defined(XELM_STD)
+// The same for a file that is not in its place yet, such as one just fetched: when it is found good, a
+// program renames it to the expert's file name, which is atomic.
+xelm_status xelm_set_verify_path(xelm_params *params,
+                                 const xelm_set *set,
+                                 size_t index,
+                                 const char *path,
+                                 size_t path_len);
+#endif
+
+// The same for an expert that lies in memory, at a multiple of 32.
+xelm_status xelm_set_verify_bytes(xelm_params *params,
+                                  const xelm_set *set,
+                                  size_t index,
+                                  const void *data,
+                                  size_t len);
+
+// Bytes of scratch that `xelm_set_route` takes; 0 where the set has no router.
+size_t xelm_set_route_size(const xelm_set *set);
+
+// Weighs the experts by the words of a text, for programs that know no language tag: `weights` has
+// room for one number per expert of the set; absent ones get 0, the others sum to 1. All are equal
+// where the text has no known word. `present` is as for `xelm_set_select`; power and temperature are
+// those of `params`.
+xelm_status xelm_set_route(xelm_params *params,
+                           const xelm_set *set,
+                           const char *text,
+                           size_t text_len,
+                           const uint8_t *present,
+                           void *memory,
+                           size_t memory_len,
+                           float *weights);
+
+#if defined(XELM_STD)
+// Bytes that expert `index` of a set in a folder takes of the caller's memory once it is open. Its
+// weights are mapped from the file and not counted.
+xelm_status xelm_expert_plan(xelm_params *params, const xelm_set *set, size_t index, size_t *size);
+#endif
+
+#if defined(XELM_STD)
+// Opens expert `index` of a set in a folder. The set may be closed afterwards.
 xelm_status xelm_expert_open(xelm_params *params,
                              const xelm_set *set,
                              size_t index,
                              void *memory,
                              size_t memory_len,
                              xelm_expert **expert);
+#endif
 
+#if defined(XELM_STD)
 // Bytes that the expert file at `path` (UTF-8) takes of the caller's memory once it is open.
-xelm_status xelm_expert_file_plan(xelm_params *params,
+xelm_status xelm_expert_plan_path(xelm_params *params,
                                   const char *path,
                                   size_t path_len,
                                   size_t *size);
+#endif
 
+#if defined(XELM_STD)
 // Opens the expert file at `path` (UTF-8).
-xelm_status xelm_expert_file_open(xelm_params *params,
+xelm_status xelm_expert_open_path(xelm_params *params,
                                   const char *path,
                                   size_t path_len,
                                   void *memory,
                                   size_t memory_len,
                                   xelm_expert **expert);
+#endif
 
-// Closes an expert. Its sessions must be closed before.
+#if (defined(XELM_UNIX) && defined(XELM_STD))
+// Bytes that the expert in the bytes `offset..offset + len` of an open file takes of the caller's
+// memory once it is open.
+xelm_status xelm_expert_plan_fd(xelm_params *params,
+                                int32_t fd,
+                                uint64_t offset,
+                                size_t len,
+                                size_t *size);
+#endif
+
+#if (defined(XELM_UNIX) && defined(XELM_STD))
+// Opens the expert in the bytes `offset..offset + len` of an open file, such as an uncompressed asset
+// inside an APK. `offset` is a multiple of 32. The bytes are mapped, not copied; the descriptor may be
+// closed afterwards.
+xelm_status xelm_expert_open_fd(xelm_params *params,
+                                int32_t fd,
+                                uint64_t offset,
+                                size_t len,
+                                void *memory,
+                                size_t memory_len,
+                                xelm_expert **expert);
+#endif
+
+// Bytes that the expert in memory at `data` takes of the caller's memory once it is open.
+xelm_status xelm_expert_plan_bytes(xelm_params *params, const void *data, size_t len, size_t *size);
+
+// Opens the expert that lies in memory, at a multiple of 32. The bytes stay the caller's and must not
+// change while the expert is open.
+xelm_status xelm_expert_open_bytes(xelm_params *params,
+                                   const void *data,
+                                   size_t len,
+                                   void *memory,
+                                   size_t memory_len,
+                                   xelm_expert **expert);
+
+// Closes an expert. Its sessions and ensembles must be closed before.
 xelm_status xelm_expert_close(xelm_expert *expert);
 
 // Size of the vocabulary; 0 where `expert` is not an open expert.
@@ -368,6 +613,9 @@ size_t xelm_expert_n_vocab(const xelm_expert *expert);
 
 // Positions that the model has; 0 where `expert` is not an open expert.
 size_t xelm_expert_n_ctx(const xelm_expert *expert);
+
+// Bytes of the weights, which are mapped from the file: what one token reads.
+size_t xelm_expert_weight_bytes(const xelm_expert *expert);
 
 // The token that opens and closes every text, `</s>`.
 xelm_status xelm_expert_end_token(const xelm_expert *expert, uint32_t *token);
@@ -385,28 +633,78 @@ xelm_status xelm_expert_text_size(const xelm_expert *expert,
                                   size_t text_len,
                                   size_t *size);
 
-// How much memory a session with these options takes.
+// Bytes that an ensemble of `n_experts` takes of the caller's memory, present or not.
+size_t xelm_ensemble_size(size_t n_experts);
+
+// Makes an ensemble of a set's experts: `experts` has one pointer for each expert of the set, NULL for
+// those that are not present or shall not take part. They must share dimensions and vocabulary. The
+// set and the experts stay open while the ensemble is.
+xelm_status xelm_ensemble_open(xelm_params *params,
+                               const xelm_set *set,
+                               const xelm_expert *const *experts,
+                               size_t n_experts,
+                               void *memory,
+                               size_t memory_len,
+                               xelm_ensemble **ensemble);
+
+// Closes an ensemble. Its sessions must be closed before.
+xelm_status xelm_ensemble_close(xelm_ensemble *ensemble);
+
+// How much memory a session of an expert takes with these options.
 xelm_status xelm_session_plan(xelm_params *params, const xelm_expert *expert, xelm_plan *plan);
 
-// Opens a session at position 0 and starts its threads. The memory's former contents do not matter.
+// How much memory a session of an ensemble takes with these options.
+xelm_status xelm_session_plan_ensemble(xelm_params *params,
+                                       const xelm_ensemble *ensemble,
+                                       xelm_plan *plan);
+
+// Opens a session of an expert at position 0 and starts its threads. The memory's former contents do
+// not matter.
 xelm_status xelm_session_init(xelm_params *params,
                               const xelm_expert *expert,
                               void *memory,
                               size_t memory_len,
                               xelm_session **session);
 
-// Closes a session and ends its threads.
+// Opens a session of an ensemble.
+xelm_status xelm_session_init_ensemble(xelm_params *params,
+                                       const xelm_ensemble *ensemble,
+                                       void *memory,
+                                       size_t memory_len,
+                                       xelm_session **session);
+
+// Closes a session: lent threads are sent back and its own ended.
 xelm_status xelm_session_close(xelm_session *session);
 
-// Forgets everything that was read.
-xelm_status xelm_session_reset(xelm_session *session);
+#if defined(XELM_STD)
+// Lends the calling thread to a session that was opened with room for it (`xelm_params_set_n_lent`):
+// it helps with the session's work and sleeps in between, until the session is closed or
+// `xelm_session_end_workers` is called. No result depends on it. A stack of 64 KiB suffices.
+// XELM_BUSY where there is no room.
+xelm_status xelm_session_worker_run(xelm_session *session);
+#endif
 
-// Forgets all positions from `n_past` on. What follows is bit for bit as if they had never been;
-// read at least one token before sampling.
-xelm_status xelm_session_rewind(xelm_session *session, size_t n_past);
+#if defined(XELM_STD)
+// Sends lent threads back and ends the session's own, and returns when all have left; from then on the
+// session works on the calling thread alone. Not to be called by a lent thread.
+xelm_status xelm_session_end_workers(xelm_session *session);
+#endif
 
-// Positions that are filled.
-xelm_status xelm_session_n_past(xelm_session *session, size_t *n_past);
+// Ends the call in progress with XELM_CANCELLED before its next layer, or the next call if none is
+// in progress. Any thread and any signal handler may call it. The session can be used again: it
+// stands where the cancelled call's current batch began.
+xelm_status xelm_session_cancel(xelm_session *session);
+
+// The experts of the last step, by index, and their weights: what the logits were mixed from.
+// `experts` has room for `capacity`; with NULL and 0 they are only counted.
+xelm_status xelm_session_experts(xelm_session *session,
+                                 xelm_active *experts,
+                                 size_t capacity,
+                                 size_t *n_experts);
+
+// What went wrong in the last call with this session; empty after a success. The text stays valid
+// until the next such call.
+const char *xelm_session_last_error(const xelm_session *session);
 
 // Takes how tokens are chosen, and the seed, from `params`.
 xelm_status xelm_session_set_sampling(xelm_session *session, xelm_params *params);
@@ -427,9 +725,19 @@ xelm_status xelm_session_prefill(xelm_session *session, const uint32_t *ids, siz
 // Reads the opening `</s>` and a text. Afterwards the logits are those after its last token.
 xelm_status xelm_session_prefill_text(xelm_session *session, const char *text, size_t text_len);
 
-// The logits after the last token that was read, one for each entry of the vocabulary; valid until
-// the next call with this session.
-xelm_status xelm_session_logits(xelm_session *session, const float **logits, size_t *n_vocab);
+// Makes `</s>` and a text what the session has read, going back to where its tokens and the text's
+// part; `n_reused` is how many tokens needed not be read again. For prompts that share a beginning,
+// and chats that grow.
+xelm_status xelm_session_prefill_text_again(xelm_session *session,
+                                            const char *text,
+                                            size_t text_len,
+                                            size_t *n_reused);
+
+// The logits after the last token that was read, one for each entry of the vocabulary: an expert's own,
+// or the log probabilities of a mixture. Valid until the next call with this session.
+xelm_status xelm_session_logits(xelm_session *session,
+                                const float **logits,
+                                size_t *n_vocab);
 
 // Chooses the next token from the logits. It is not read: `xelm_session_prefill` does that.
 xelm_status xelm_session_next(xelm_session *session, uint32_t *token);
@@ -444,7 +752,7 @@ xelm_status xelm_session_generate(xelm_session *session,
                                   size_t *n_tokens,
                                   xelm_stop *why);
 
-// How probable the expert finds a text, read from position 0 as a whole document: the `</s>` after
+// How probable the expert, or the mixture, finds a text, read from position 0 as a whole document: the `</s>` after
 // it is scored too, and what exceeds the context is cut off. `nll` is the negative log likelihood
 // in nats of `n_tokens` tokens, which stand for `n_bytes` bytes of the text; perplexity is
 // exp(nll / n_tokens), bits per byte nll / ln 2 / n_bytes.
@@ -455,14 +763,55 @@ xelm_status xelm_session_score(xelm_session *session,
                                size_t *n_tokens,
                                size_t *n_bytes);
 
-// Ends the call in progress with XELM_CANCELLED before its next layer, or the next call if none is
-// in progress. Any thread and any signal handler may call it. The session can be used again: it
-// stands where the cancelled call's current batch began.
-xelm_status xelm_session_cancel(xelm_session *session);
+// As `xelm_session_score`, and hands every token to `on_token` as it is scored.
+xelm_status xelm_session_score_by_token(xelm_session *session,
+                                        const char *text,
+                                        size_t text_len,
+                                        xelm_on_token on_token,
+                                        void *user,
+                                        double *nll,
+                                        size_t *n_tokens,
+                                        size_t *n_bytes);
 
-// What went wrong in the last call with this session; empty after a success. The text stays valid
-// until the next such call.
-const char *xelm_session_last_error(const xelm_session *session);
+// Forgets everything that was read.
+xelm_status xelm_session_reset(xelm_session *session);
+
+// Forgets all positions from `n_past` on. What follows is bit for bit as if they had never been;
+// read at least one token before sampling.
+xelm_status xelm_session_rewind(xelm_session *session, size_t n_past);
+
+// Positions that are filled.
+xelm_status xelm_session_n_past(xelm_session *session, size_t *n_past);
+
+// The tokens that were read. `ids` has room for `capacity`; with NULL and 0 they are only counted.
+xelm_status xelm_session_tokens(xelm_session *session,
+                                uint32_t *ids,
+                                size_t capacity,
+                                size_t *n_ids);
+
+// Goes back to where the tokens read so far and `ids` part, leaving at least one of `ids` to be read;
+// `n_reused` is how many need not be read again.
+xelm_status xelm_session_reuse_prefix(xelm_session *session,
+                                      const uint32_t *ids,
+                                      size_t n_ids,
+                                      size_t *n_reused);
+
+// Bytes that `xelm_session_save` writes now.
+xelm_status xelm_session_state_size(xelm_session *session, size_t *size);
+
+// Writes what the session has read and where its random numbers stand to `state`, which has room for
+// `capacity` bytes; `state_len` is how many were written.
+xelm_status xelm_session_save(xelm_session *session,
+                              void *state,
+                              size_t capacity,
+                              size_t *state_len);
+
+// Takes a state that a session with the same experts, type of keys and values, and options of sampling
+// saved; its number of positions may differ. What follows is bit for bit what would have followed
+// there. A state of anything else is refused with XELM_FOREIGN_STATE, and the session is then empty.
+xelm_status xelm_session_restore(xelm_session *session,
+                                 const void *state,
+                                 size_t state_len);
 
 #ifdef __cplusplus
 }  // extern "C"

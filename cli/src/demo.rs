@@ -2,6 +2,7 @@
 
 use crate::eval::render;
 use crate::generate::generate;
+use crate::pack::router_line;
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
@@ -11,12 +12,15 @@ use std::time::Instant;
 use xelm_quantize::{Recipe, quantize_set};
 use xelm_runtime::mmap::ExpertFile;
 use xelm_runtime::sampler::SamplerOptions;
+use xelm_runtime::score::Written;
+use xelm_runtime::session::Mixing;
 use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{Table, evaluate_run};
 use xelm_train::pack::pack;
 use xelm_train::report::Report;
 use xelm_train::run::{Branch, Run, SET};
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
+use xelm_train::tfidf::DeviceSize;
 use xelm_train::typology::Cluster;
 use xelm_train::vocab::VocabSettings;
 
@@ -119,7 +123,10 @@ impl Args {
         train(&Branch::Random, &mut report)?;
         done("baselines", &mut report);
 
-        let packed = pack(&run)?;
+        let packed = pack(&run, &DeviceSize::default(), &mut report)?;
+        if let Some(router) = &packed.router {
+            report.note(&router_line(router));
+        }
         let mut sizes = vec![("set".to_owned(), folder_size(&packed.folder)?)];
         for recipe in RECIPES {
             let name = format!("{SET}-{}", recipe.name());
@@ -166,17 +173,25 @@ impl Args {
         threads: usize,
     ) -> Result<BTreeMap<String, String>> {
         let mut samples = BTreeMap::new();
-        let sampler = SamplerOptions { temperature: 0.7, top_k: 40, top_p: 0.95, seed: self.seed };
+        let sampler = SamplerOptions {
+            temperature: 0.7,
+            top_k: 40,
+            top_p: 0.95,
+            seed: self.seed,
+            ..SamplerOptions::default()
+        };
         for cluster in clusters {
             let path = run.path("set-q8_0").join(format!("{}.gguf", cluster.id));
             let file = ExpertFile::open(&path)?;
             for language in &cluster.languages {
                 let prompt = prompt(language);
                 let mut text = prompt.to_owned();
-                generate(file.expert(), prompt, 40, sampler, threads, &mut |part| {
-                    text.push_str(part);
+                let expert = file.expert();
+                let mut emit = |written: Written<'_>| {
+                    text.push_str(written.text);
                     true
-                })?;
+                };
+                generate(expert, Mixing::default(), prompt, 40, sampler, threads, &mut emit)?;
                 samples.insert(language.clone(), text);
             }
         }

@@ -1,24 +1,24 @@
 //! `xelm generate`
 
-use crate::open::{ExpertArgs, match_name};
+use crate::model::ModelArgs;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::io::Write;
-use xelm_runtime::expert::Expert;
+use xelm_runtime::ensemble::{Active, Ensemble};
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::pool::Pool;
 use xelm_runtime::sampler::{Sampler, SamplerOptions};
-use xelm_runtime::score::Stop;
-use xelm_runtime::session::{Options, Session};
+use xelm_runtime::score::{Stop, Written};
+use xelm_runtime::session::{Mixing, Options, Session};
 use xelm_runtime::tokenizer::TextStream;
 use xelm_train::memory::Memory;
 
-/// Writes text with an expert, token by token.
+/// Writes text with an expert or a mixture of experts, token by token.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    expert: ExpertArgs,
+    model: ModelArgs,
     /// How the text begins.
     #[arg(long, default_value = "", value_name = "TEXT")]
     prompt: String,
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Print the text and how it came about as one JSON object.
     #[arg(long)]
     json: bool,
+    /// With --json, also every token with the experts that it was drawn from and their weights.
+    #[arg(long, requires = "json")]
+    steps: bool,
 }
 
 /// How tokens are chosen.
@@ -44,6 +47,15 @@ pub(crate) struct SamplerArgs {
     /// Choose among the fewest tokens that reach this probability together.
     #[arg(long, default_value_t = 0.95, value_name = "P")]
     top_p: f32,
+    /// Choose among tokens at least this many times as probable as the most probable one.
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    min_p: f32,
+    /// Multiply the log probability of tokens that have just occurred by this; 1 for no penalty.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    repeat_penalty: f32,
+    /// How many tokens back --repeat-penalty looks.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    repeat_last: usize,
     /// Seed of the choice.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
@@ -51,48 +63,62 @@ pub(crate) struct SamplerArgs {
 
 impl From<SamplerArgs> for SamplerOptions {
     fn from(args: SamplerArgs) -> Self {
-        let SamplerArgs { temperature, top_k, top_p, seed } = args;
-        SamplerOptions { temperature, top_k, top_p, seed }
+        let SamplerArgs { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last, seed } =
+            args;
+        SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last, seed }
     }
 }
 
 impl Args {
     pub(crate) fn run(self, threads: usize) -> Result<()> {
-        let opened = self.expert.open()?;
-        let expert = opened.file.expert();
-        let mut text = String::new();
-        let written = {
-            let mut emit = |part: &str| {
-                text.push_str(part);
-                // A reader that went away ends the text.
-                self.json || (write_now(part).is_ok())
-            };
-            if !self.json {
-                write_now(&self.prompt)?;
+        let model = self.model.open()?;
+        let (mut text, mut steps) = (String::new(), Vec::new());
+        if !self.json {
+            write_now(&self.prompt)?;
+        }
+        let mut emit = |written: Written<'_>| {
+            text.push_str(written.text);
+            if self.steps {
+                let weights = model.weights_json(written.experts);
+                steps.push(
+                    json!({"token": written.token, "text": written.text, "experts": weights}),
+                );
             }
+            // A reader that went away ends the text.
+            self.json || write_now(written.text).is_ok()
+        };
+        let Generated { n_tokens, stop, active } = model.with(|ensemble| {
+            let sampler = self.sampler.into();
             generate(
-                expert,
+                ensemble,
+                model.mixing,
                 &self.prompt,
                 self.max_tokens,
-                self.sampler.into(),
+                sampler,
                 threads,
                 &mut emit,
-            )?
-        };
+            )
+        })?;
         if !self.json {
             return print_line("");
         }
-        let stop = match written.1 {
+        let stop = match stop {
             Stop::EndOfText => "end",
             Stop::Limit => "limit",
             Stop::ContextFull => "context",
             Stop::Callback => "callback",
         };
-        let (language, how) = opened.choice.map(|(l, how)| (l, match_name(how))).unzip();
-        print_line(json!({
-            "prompt": self.prompt, "text": text, "tokens": written.0, "stop": stop,
-            "expert": expert.id(), "language": language, "match": how,
-        }))
+        let (language, how) = model.choice();
+        let weights = model.weights(&active);
+        let mut result = json!({
+            "prompt": self.prompt, "text": text, "tokens": n_tokens, "stop": stop,
+            "expert": weights.first().map(|(id, _)| id), "experts": model.weights_json(&active),
+            "language": language, "match": how,
+        });
+        if self.steps {
+            result["steps"] = steps.into();
+        }
+        print_line(result)
     }
 }
 
@@ -102,24 +128,35 @@ fn write_now(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Continues a prompt; an empty one begins a new text. Returns the number of tokens and why it stopped.
-pub(crate) fn generate(
-    expert: &Expert<'_>,
+/// How a text came to its end.
+pub(crate) struct Generated {
+    n_tokens: usize,
+    stop: Stop,
+    /// The experts of the last step.
+    active: Vec<Active>,
+}
+
+/// Continues a prompt; an empty one begins a new text.
+pub(crate) fn generate<'e>(
+    experts: impl Into<Ensemble<'e>>,
+    mixing: Mixing,
     prompt: &str,
     max_tokens: usize,
     sampler: SamplerOptions,
     threads: usize,
-    emit: &mut dyn FnMut(&str) -> bool,
-) -> Result<(usize, Stop)> {
+    emit: &mut dyn FnMut(Written<'_>) -> bool,
+) -> Result<Generated> {
+    let ensemble = experts.into();
     let mut sampler = Sampler::new(sampler)?;
-    let tokenizer = expert.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
+    let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
     let max_text = tokenizer.normalizer().normalized_len(prompt.as_bytes());
-    let options = Options { max_text, ..Options::default() };
-    let mut memory = Memory::new(Session::plan(expert, &options)?.total);
+    let options = Options { max_text, mixing, ..Options::default() };
+    let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
     let pool = Pool::new(threads)?;
     let kernels = Kernels::new(Isa::detect());
-    let mut session = Session::init(expert, &options, memory.bytes(), kernels, &pool)?;
+    let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, &pool)?;
     session.prefill_text(prompt.as_bytes())?;
     let stream = if prompt.is_empty() { TextStream::new() } else { TextStream::continuing() };
-    Ok(session.generate(&mut sampler, max_tokens, stream, |_, part| emit(part))?)
+    let (n_tokens, stop) = session.generate(&mut sampler, max_tokens, stream, emit)?;
+    Ok(Generated { n_tokens, stop, active: session.active().to_vec() })
 }

@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod logits;
+mod model;
 mod open;
 mod pack;
 mod pretrain;
@@ -115,7 +116,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Score(args) => args.run(threads),
         Command::Tokenize(args) => args.run(),
         Command::Logits(args) => args.run(threads),
-        Command::Inspect(args) => args.run(),
+        Command::Inspect(args) => args.run(threads),
         Command::Devices(args) => args.run(threads),
     }
 }

@@ -11,13 +11,13 @@ use xelm_runtime::set::Match;
 pub(crate) struct ExpertArgs {
     /// Expert file.
     #[arg(long, value_name = "FILE", required_unless_present = "set", conflicts_with = "set")]
-    expert: Option<PathBuf>,
+    pub(crate) expert: Option<PathBuf>,
     /// Folder of a set, from which --lang chooses.
     #[arg(long, value_name = "DIR", requires = "lang")]
-    set: Option<PathBuf>,
+    pub(crate) set: Option<PathBuf>,
     /// Language tag (BCP 47), such as de or zh-Hant-TW.
     #[arg(long, value_name = "TAG")]
-    lang: Option<String>,
+    pub(crate) lang: Option<String>,
 }
 
 /// An open expert and how it was chosen.
@@ -50,7 +50,7 @@ impl ExpertArgs {
     }
 }
 
-fn open_expert(path: &Path) -> Result<ExpertFile> {
+pub(crate) fn open_expert(path: &Path) -> Result<ExpertFile> {
     Ok(ExpertFile::open(path).map_err(|e| match e {
         xelm_runtime::Error::Io { errno } => {
             format!("cannot open {}: {}", path.display(), std::io::Error::from_raw_os_error(errno))

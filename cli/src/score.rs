@@ -1,6 +1,6 @@
 //! `xelm score`
 
-use crate::open::ExpertArgs;
+use crate::model::ModelArgs;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::io::Read;
@@ -11,7 +11,7 @@ use xelm_runtime::pool::Pool;
 use xelm_runtime::session::{KvType, Options, Session};
 use xelm_train::memory::Memory;
 
-/// How probable an expert finds a text: its negative log likelihood, perplexity per token and bits per
+/// How probable an expert or a mixture of experts finds a text: its negative log likelihood, perplexity per token and bits per
 /// byte.
 ///
 /// The text is one document: it is read after </s>, and the </s> after it is scored too. What exceeds
@@ -19,7 +19,7 @@ use xelm_train::memory::Memory;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    expert: ExpertArgs,
+    model: ModelArgs,
     /// The text.
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     text: Option<String>,
@@ -29,6 +29,10 @@ pub(crate) struct Args {
     /// Print {"tokens", "bytes", "nll_sum", "ppl", "bpb"}.
     #[arg(long)]
     json: bool,
+    /// With --json, also "steps": every token with its negative log likelihood, and the experts that
+    /// predicted it with their weights.
+    #[arg(long, requires = "json")]
+    steps: bool,
 }
 
 impl Args {
@@ -44,22 +48,37 @@ impl Args {
                 text
             }
         };
-        let opened = self.expert.open()?;
-        let expert = opened.file.expert();
-        let tokenizer = expert.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
-        let max_text = tokenizer.normalizer().normalized_len(&text);
-        let options = Options { kv: KvType::F32, n_logits: 8, max_text, ..Options::default() };
-        let mut memory = Memory::new(Session::plan(expert, &options)?.total);
-        let pool = Pool::new(threads)?;
-        let kernels = Kernels::new(Isa::detect());
-        let mut session = Session::init(expert, &options, memory.bytes(), kernels, &pool)?;
-        let score = session.score_text(&text)?;
+        let model = self.model.open()?;
+        let mut steps = Vec::new();
+        let score = model.with(|ensemble| {
+            let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
+            let max_text = tokenizer.normalizer().normalized_len(&text);
+            let mixing = model.mixing;
+            let options =
+                Options { kv: KvType::F32, n_logits: 8, max_text, mixing, ..Options::default() };
+            let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
+            let pool = Pool::new(threads)?;
+            let kernels = Kernels::new(Isa::detect());
+            let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, &pool)?;
+            Ok(session.score_text_by_token(&text, |token| {
+                if self.steps {
+                    steps.push(json!({
+                        "token": token.token, "piece": tokenizer.piece(token.token),
+                        "nll": token.nll, "experts": model.weights_json(token.experts),
+                    }));
+                }
+            })?)
+        })?;
         let (ppl, bpb) = (score.ppl(), score.bpb());
         if self.json {
-            return print_line(json!({
+            let mut result = json!({
                 "tokens": score.tokens, "bytes": score.bytes, "nll_sum": score.nll_sum,
                 "ppl": ppl, "bpb": bpb,
-            }));
+            });
+            if self.steps {
+                result["steps"] = steps.into();
+            }
+            return print_line(result);
         }
         print_line(format_args!(
             "{} tokens, {} bytes: {:.4} nats, perplexity {ppl:.4}, {bpb:.4} bits per byte",

@@ -1,24 +1,23 @@
-//! Experts: opening one of a set, or a file.
+//! Experts: opening one of a set, or from a file, a descriptor, or bytes.
 
-use crate::params::{self, xelm_params};
+use crate::params::{self, Params, xelm_params};
 use crate::pointer::{self, Handle, Out, header_size, place};
+#[cfg(feature = "std")]
 use crate::set::xelm_set;
+use crate::source::Source;
 use crate::status::{Failure, XELM_ALIGN, status_of, xelm_status};
 use core::ffi::{c_char, c_void};
 use core::mem::MaybeUninit;
-use std::path::Path;
 use xelm_runtime::Error;
 use xelm_runtime::expert::{Expert, Layer};
-use xelm_runtime::format::Gguf;
-use xelm_runtime::mmap::MappedFile;
 
 /// An open expert. Immutable: any number of sessions and threads may use it.
 #[derive(Debug)]
 pub struct xelm_expert {
     magic: u64,
-    /// Borrows from `_file` and from the layer table behind this header.
+    /// Borrows from `_source` and from the layer table behind this header.
     expert: Expert<'static>,
-    _file: Box<MappedFile>,
+    _source: Source,
 }
 
 impl Handle for xelm_expert {
@@ -32,7 +31,9 @@ impl xelm_expert {
     ///
     /// # Safety
     /// As the header says of handles.
-    pub(crate) unsafe fn get<'a>(expert: *const xelm_expert) -> Result<&'a Expert<'a>, Failure> {
+    pub(crate) unsafe fn get<'a>(
+        expert: *const xelm_expert,
+    ) -> Result<&'a Expert<'a>, Failure<'static>> {
         // SAFETY: the caller's promise is the one that `checked` asks for.
         let expert = unsafe { pointer::checked(expert) }?;
         // SAFETY: an open handle, which is never changed before it is closed.
@@ -40,70 +41,67 @@ impl xelm_expert {
     }
 }
 
-/// Maps a file and says how much memory its handle takes.
-fn plan(path: &Path) -> Result<(Box<MappedFile>, usize), Error> {
-    let file = Box::new(MappedFile::open(path)?);
-    let layers = Expert::n_layer(&file.gguf()?)?.saturating_mul(size_of::<Layer<'_>>());
-    Ok((file, header_size::<xelm_expert>().saturating_add(layers)))
-}
-
-/// Opens the expert file at `path` in `memory`.
-///
-/// # Safety
-/// As [`place`].
-unsafe fn open(
-    path: &Path,
-    memory: *mut c_void,
-    memory_len: usize,
-) -> Result<*mut xelm_expert, Failure> {
-    const { assert!(align_of::<Layer<'_>>() <= XELM_ALIGN) };
-    let fail = |error: Error| Failure::at(error, path);
-    // SAFETY: the caller's promise is ours.
-    let (header, rest) = unsafe { place::<xelm_expert>(memory, memory_len) }?;
-    let (file, size) = plan(path).map_err(fail)?;
-    if memory_len < size {
-        return Err(Error::MemoryTooSmall { needed: size }.into());
-    }
-    let n_layer = (size - header_size::<xelm_expert>()) / size_of::<Layer<'_>>();
-    let table: *mut MaybeUninit<Layer<'static>> = rest.as_mut_ptr().cast();
-    // SAFETY: `size` has been compared with the memory, which is aligned and used by nothing else.
-    let table = unsafe { core::slice::from_raw_parts_mut(table, n_layer) };
-    table.fill(MaybeUninit::new(Layer::default()));
-    // SAFETY: every element has just been written.
-    let table = unsafe { &mut *(core::ptr::from_mut(table) as *mut [Layer<'static>]) };
-    // SAFETY: the box keeps the mapping at one address until the handle is closed, and the expert
-    // goes with it.
-    let bytes: &'static [u8] = unsafe { core::mem::transmute::<&[u8], &[u8]>(file.bytes()) };
-    let expert = Gguf::open(bytes).and_then(|gguf| Expert::open(gguf, table)).map_err(fail)?;
-    Ok(header.write(xelm_expert { magic: xelm_expert::MAGIC, expert, _file: file }))
+/// How much memory the handle of an expert takes.
+fn size(source: &Source) -> Result<usize, Error> {
+    // SAFETY: used in this line only.
+    let n_layer = Expert::n_layer(&unsafe { source.gguf() }?)?;
+    Ok(header_size::<xelm_expert>().saturating_add(n_layer.saturating_mul(size_of::<Layer<'_>>())))
 }
 
 /// # Safety
 /// As [`Out::new`].
-unsafe fn plan_into(path: &Path, size: *mut usize) -> Result<(), Failure> {
+unsafe fn plan_into<'a>(
+    (source, name): (Source, &'a str),
+    out: *mut usize,
+) -> Result<(), Failure<'a>> {
     // SAFETY: the caller's promise is ours.
-    let out = unsafe { Out::new(size, "size") }?;
-    out.set(plan(path).map_err(|e| Failure::at(e, path))?.1);
+    let out = unsafe { Out::new(out, "size") }?;
+    out.set(size(&source).map_err(|e| Failure::at(e, name))?);
     Ok(())
 }
 
+/// Opens an expert in the caller's memory.
+///
 /// # Safety
-/// As [`open`] and [`Out::new`].
-unsafe fn open_into(
-    path: &Path,
+/// As [`place`] and [`Out::new`].
+unsafe fn open_into<'a>(
+    params: &Params,
+    (source, name): (Source, &'a str),
     memory: *mut c_void,
     memory_len: usize,
     expert: *mut *mut xelm_expert,
-) -> Result<(), Failure> {
-    // SAFETY: the caller's promise is ours.
-    let out = unsafe { Out::new(expert, "expert") }?;
-    // SAFETY: as above.
-    out.set(unsafe { open(path, memory, memory_len) }?);
+) -> Result<(), Failure<'a>> {
+    const { assert!(align_of::<Layer<'_>>() <= XELM_ALIGN) };
+    let fail = |error: Error| Failure::at(error, name);
+    // SAFETY: the caller's promises are ours.
+    let (out, (header, rest)) =
+        unsafe { (Out::new(expert, "expert")?, place::<xelm_expert>(memory, memory_len)?) };
+    let needed = size(&source).map_err(fail)?;
+    if memory_len < needed {
+        return Err(Error::MemoryTooSmall { needed }.into());
+    }
+    let n_layer = (needed - header_size::<xelm_expert>()) / size_of::<Layer<'_>>();
+    let table: *mut MaybeUninit<Layer<'static>> = rest.as_mut_ptr().cast();
+    // SAFETY: `needed` has been compared with the memory, which is aligned and used by nothing else.
+    let table = unsafe { core::slice::from_raw_parts_mut(table, n_layer) };
+    table.fill(MaybeUninit::new(Layer::default()));
+    // SAFETY: every element has just been written.
+    let table = unsafe { &mut *(core::ptr::from_mut(table) as *mut [Layer<'static>]) };
+    // SAFETY: the handle owns the source and is closed before it is gone.
+    let gguf = unsafe { source.gguf() }.map_err(fail)?;
+    let opened = Expert::open(gguf, table).map_err(fail)?;
+    params.log().info(format_args!("expert {}: {} bytes", opened.id(), opened.weight_bytes()));
+    out.set(header.write(xelm_expert {
+        magic: xelm_expert::MAGIC,
+        expert: opened,
+        _source: source,
+    }));
     Ok(())
 }
 
-/// Bytes that expert `index` of a set takes of the caller's memory once it is open. Its weights are
-/// mapped from the file and not counted.
+/// Bytes that expert `index` of a set in a folder takes of the caller's memory once it is open. Its
+/// weights are mapped from the file and not counted.
+#[cfg(feature = "std")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_expert_plan(
     params: *mut xelm_params,
@@ -112,10 +110,11 @@ pub unsafe extern "C" fn xelm_expert_plan(
     size: *mut usize,
 ) -> xelm_status {
     // SAFETY: the header's rules for params, handles and outputs.
-    unsafe { params::with(params, |_| plan_into(&xelm_set::get(set)?.path(index)?, size)) }
+    unsafe { params::with(params, |_| plan_into(xelm_set::get(set)?.expert(index)?, size)) }
 }
 
-/// Opens expert `index` of a set. The set may be closed afterwards.
+/// Opens expert `index` of a set in a folder. The set may be closed afterwards.
+#[cfg(feature = "std")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_expert_open(
     params: *mut xelm_params,
@@ -127,15 +126,17 @@ pub unsafe extern "C" fn xelm_expert_open(
 ) -> xelm_status {
     // SAFETY: the header's rules for params, handles, memory and outputs.
     unsafe {
-        params::with(params, |_| {
-            open_into(&xelm_set::get(set)?.path(index)?, memory, memory_len, expert)
+        params::with(params, |params| {
+            let source = xelm_set::get(set)?.expert(index)?;
+            open_into(params, source, memory, memory_len, expert)
         })
     }
 }
 
 /// Bytes that the expert file at `path` (UTF-8) takes of the caller's memory once it is open.
+#[cfg(feature = "std")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xelm_expert_file_plan(
+pub unsafe extern "C" fn xelm_expert_plan_path(
     params: *mut xelm_params,
     path: *const c_char,
     path_len: usize,
@@ -144,14 +145,16 @@ pub unsafe extern "C" fn xelm_expert_file_plan(
     // SAFETY: the header's rules for params, inputs and outputs.
     unsafe {
         params::with(params, |_| {
-            plan_into(Path::new(pointer::string(path.cast(), path_len, "path")?), size)
+            let path = pointer::string(path.cast(), path_len, "path")?;
+            plan_into((Source::path(path)?, path), size)
         })
     }
 }
 
 /// Opens the expert file at `path` (UTF-8).
+#[cfg(feature = "std")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xelm_expert_file_open(
+pub unsafe extern "C" fn xelm_expert_open_path(
     params: *mut xelm_params,
     path: *const c_char,
     path_len: usize,
@@ -161,14 +164,83 @@ pub unsafe extern "C" fn xelm_expert_file_open(
 ) -> xelm_status {
     // SAFETY: the header's rules for params, inputs, memory and outputs.
     unsafe {
-        params::with(params, |_| {
-            let path = Path::new(pointer::string(path.cast(), path_len, "path")?);
-            open_into(path, memory, memory_len, expert)
+        params::with(params, |params| {
+            let path = pointer::string(path.cast(), path_len, "path")?;
+            open_into(params, (Source::path(path)?, path), memory, memory_len, expert)
         })
     }
 }
 
-/// Closes an expert. Its sessions must be closed before.
+/// Bytes that the expert in the bytes `offset..offset + len` of an open file takes of the caller's
+/// memory once it is open.
+#[cfg(all(unix, feature = "std"))]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_expert_plan_fd(
+    params: *mut xelm_params,
+    fd: i32,
+    offset: u64,
+    len: usize,
+    size: *mut usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params and outputs.
+    unsafe { params::with(params, |_| plan_into((Source::descriptor(fd, offset, len)?, ""), size)) }
+}
+
+/// Opens the expert in the bytes `offset..offset + len` of an open file, such as an uncompressed asset
+/// inside an APK. `offset` is a multiple of 32. The bytes are mapped, not copied; the descriptor may be
+/// closed afterwards.
+#[cfg(all(unix, feature = "std"))]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_expert_open_fd(
+    params: *mut xelm_params,
+    fd: i32,
+    offset: u64,
+    len: usize,
+    memory: *mut c_void,
+    memory_len: usize,
+    expert: *mut *mut xelm_expert,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, memory and outputs.
+    unsafe {
+        params::with(params, |params| {
+            let source = (Source::descriptor(fd, offset, len)?, "");
+            open_into(params, source, memory, memory_len, expert)
+        })
+    }
+}
+
+/// Bytes that the expert in memory at `data` takes of the caller's memory once it is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_expert_plan_bytes(
+    params: *mut xelm_params,
+    data: *const c_void,
+    len: usize,
+    size: *mut usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, inputs and outputs.
+    unsafe { params::with(params, |_| plan_into((Source::bytes(data, len)?, ""), size)) }
+}
+
+/// Opens the expert that lies in memory, at a multiple of 32. The bytes stay the caller's and must not
+/// change while the expert is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_expert_open_bytes(
+    params: *mut xelm_params,
+    data: *const c_void,
+    len: usize,
+    memory: *mut c_void,
+    memory_len: usize,
+    expert: *mut *mut xelm_expert,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, inputs, memory and outputs.
+    unsafe {
+        params::with(params, |params| {
+            open_into(params, (Source::bytes(data, len)?, ""), memory, memory_len, expert)
+        })
+    }
+}
+
+/// Closes an expert. Its sessions and ensembles must be closed before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_expert_close(expert: *mut xelm_expert) -> xelm_status {
     // SAFETY: the header's rule for closing.
@@ -187,6 +259,13 @@ pub unsafe extern "C" fn xelm_expert_n_vocab(expert: *const xelm_expert) -> usiz
 pub unsafe extern "C" fn xelm_expert_n_ctx(expert: *const xelm_expert) -> usize {
     // SAFETY: the header's rule for handles.
     unsafe { xelm_expert::get(expert) }.map_or(0, |expert| expert.config().n_ctx)
+}
+
+/// Bytes of the weights, which are mapped from the file: what one token reads.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_expert_weight_bytes(expert: *const xelm_expert) -> usize {
+    // SAFETY: the header's rule for handles.
+    unsafe { xelm_expert::get(expert) }.map_or(0, Expert::weight_bytes)
 }
 
 /// The token that opens and closes every text, `</s>`.

@@ -4,8 +4,13 @@
 //! when done. The conventions that hold for all functions stand at the top of the header, which
 //! `cbindgen` generates from this crate.
 //!
-//! Floors: [`status`] → `pointer` → [`params`] → [`set`] → [`expert`] → [`session`].
+//! Without the feature `std` the library maps no files and starts no threads, and neither it nor
+//! anything in it has an allocator: sets and experts are opened from bytes.
+//!
+//! Floors: [`status`] → `pointer`, [`log`], `source` → [`params`] → [`set`], [`expert`] →
+//! [`ensemble`] → [`session`] → [`text`], [`state`].
 
+#![cfg_attr(not(feature = "std"), no_std)]
 #![allow(
     non_camel_case_types,
     clippy::missing_safety_doc,
@@ -13,9 +18,24 @@
     reason = "the names are C's; what every pointer must be is said once, in the header"
 )]
 
+pub mod ensemble;
 pub mod expert;
+pub mod log;
 pub mod params;
 mod pointer;
 pub mod session;
 pub mod set;
+mod source;
+pub mod state;
 pub mod status;
+pub mod text;
+
+/// What a panic does where there is nothing to unwind with.
+#[cfg(all(not(feature = "std"), not(test)))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    unsafe extern "C" {
+        safe fn abort() -> !;
+    }
+    abort()
+}

@@ -14,7 +14,7 @@ pub(crate) unsafe fn bytes<'a>(
     data: *const u8,
     len: usize,
     what: &'static str,
-) -> Result<&'a [u8], Failure> {
+) -> Result<&'a [u8], Failure<'static>> {
     if len == 0 {
         return Ok(&[]);
     }
@@ -28,6 +28,69 @@ pub(crate) unsafe fn bytes<'a>(
     Ok(unsafe { core::slice::from_raw_parts(data, len) })
 }
 
+/// The numbers `data[..len]`; NULL stands for none where `len` is 0.
+///
+/// # Safety
+/// As [`bytes`]; aligned for a `T`.
+pub(crate) unsafe fn items<'a, T>(
+    data: *const T,
+    len: usize,
+    what: &'static str,
+) -> Result<&'a [T], Failure<'static>> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if data.is_null() {
+        return Err(Failure::Null(what));
+    }
+    if len > isize::MAX as usize / size_of::<T>().max(1) {
+        return Err(Error::OutOfRange { what: "a length" }.into());
+    }
+    // SAFETY: not null, of a possible size, and readable by the caller's promise.
+    Ok(unsafe { core::slice::from_raw_parts(data, len) })
+}
+
+/// A buffer of the caller's for `capacity` results, and the place for their number. With no buffer and
+/// no capacity only the number is wanted.
+#[derive(Debug)]
+pub(crate) struct Buffer<T> {
+    data: *mut T,
+    capacity: usize,
+    n: Out<usize>,
+}
+
+impl<T: Copy> Buffer<T> {
+    /// # Safety
+    /// `data` is NULL or points to `capacity` writable elements, `n` as in [`Out::new`].
+    pub(crate) unsafe fn new(
+        data: *mut T,
+        capacity: usize,
+        n: *mut usize,
+        what: &'static str,
+    ) -> Result<Self, Failure<'static>> {
+        // SAFETY: the caller's promise is ours.
+        let n = unsafe { Out::new(n, "the place for the number of results") }?;
+        if data.is_null() && capacity > 0 {
+            Err(Failure::Null(what))
+        } else {
+            Ok(Buffer { data, capacity, n })
+        }
+    }
+
+    /// Hands over the results, or only their number where none were asked for.
+    pub(crate) fn set(self, results: &[T]) -> Result<(), Failure<'static>> {
+        if self.capacity > 0 {
+            if results.len() > self.capacity {
+                return Err(Error::BufferTooSmall { needed: results.len() }.into());
+            }
+            // SAFETY: writable for `capacity` elements by the promise made in `new`.
+            unsafe { core::ptr::copy_nonoverlapping(results.as_ptr(), self.data, results.len()) };
+        }
+        self.n.set(results.len());
+        Ok(())
+    }
+}
+
 /// The string `data[..len]`.
 ///
 /// # Safety
@@ -36,7 +99,7 @@ pub(crate) unsafe fn string<'a>(
     data: *const u8,
     len: usize,
     what: &'static str,
-) -> Result<&'a str, Failure> {
+) -> Result<&'a str, Failure<'static>> {
     // SAFETY: the caller's promise is ours.
     let bytes = unsafe { bytes(data, len, what) }?;
     core::str::from_utf8(bytes).map_err(|_| Error::NotUtf8 { what }.into())
@@ -49,7 +112,7 @@ pub(crate) struct Out<T>(NonNull<T>);
 impl<T> Out<T> {
     /// # Safety
     /// `place` is NULL or points to a writable `T` until [`Out::set`].
-    pub(crate) unsafe fn new(place: *mut T, what: &'static str) -> Result<Self, Failure> {
+    pub(crate) unsafe fn new(place: *mut T, what: &'static str) -> Result<Self, Failure<'static>> {
         NonNull::new(place).map(Out).ok_or(Failure::Null(what))
     }
 
@@ -72,7 +135,7 @@ pub(crate) const fn header_size<T>() -> usize {
 pub(crate) unsafe fn place<T>(
     memory: *mut c_void,
     len: usize,
-) -> Result<(&'static mut MaybeUninit<T>, &'static mut [u8]), Failure> {
+) -> Result<(&'static mut MaybeUninit<T>, &'static mut [u8]), Failure<'static>> {
     const { assert!(align_of::<T>() <= XELM_ALIGN) };
     if memory.is_null() {
         return Err(Failure::Null("memory"));
@@ -108,7 +171,7 @@ pub(crate) trait Handle {
 /// # Safety
 /// `handle` is NULL or points to as many readable bytes as a `T` has. Where they hold the handle's
 /// number, they belong to a handle that stays open while the result is used.
-pub(crate) unsafe fn checked<T: Handle>(handle: *const T) -> Result<*const T, Failure> {
+pub(crate) unsafe fn checked<T: Handle>(handle: *const T) -> Result<*const T, Failure<'static>> {
     if handle.is_null() {
         return Err(Failure::Null(T::KIND));
     }
@@ -124,7 +187,7 @@ pub(crate) unsafe fn checked<T: Handle>(handle: *const T) -> Result<*const T, Fa
 ///
 /// # Safety
 /// As [`checked`]; nothing uses the handle at the same time.
-pub(crate) unsafe fn close<T: Handle>(handle: *mut T) -> Result<(), Failure> {
+pub(crate) unsafe fn close<T: Handle>(handle: *mut T) -> Result<(), Failure<'static>> {
     // SAFETY: the caller's promise is ours.
     let _ = unsafe { checked(handle) }?;
     // SAFETY: an open handle, which nothing else uses.

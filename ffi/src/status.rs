@@ -2,8 +2,6 @@
 
 use core::ffi::{CStr, c_char};
 use core::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use xelm_runtime::Error;
 
 /// The version of this header. `xelm_params_init` refuses a library with another one.
@@ -85,10 +83,10 @@ pub const XELM_BUSY: xelm_status = 67;
 pub const XELM_INTERNAL: xelm_status = 68;
 
 /// Why a call failed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// A rule of the runtime's, and the file that broke it, if one did.
-    Runtime(Error, Option<PathBuf>),
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failure<'a> {
+    /// A rule of the runtime's, and the name of the file that broke it; empty where none did.
+    Runtime(Error, &'a str),
     /// An argument that may not be NULL is.
     Null(&'static str),
     /// Not a handle of the kind named.
@@ -101,16 +99,16 @@ pub(crate) enum Failure {
     Internal,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for Failure<'_> {
     fn from(error: Error) -> Self {
-        Failure::Runtime(error, None)
+        Failure::Runtime(error, "")
     }
 }
 
-impl Failure {
-    /// A rule of the runtime's that the file at `path` broke.
-    pub(crate) fn at(error: impl Into<Error>, path: &Path) -> Self {
-        Failure::Runtime(error.into(), Some(path.to_owned()))
+impl<'a> Failure<'a> {
+    /// A rule of the runtime's that the file with this name broke.
+    pub(crate) fn at(error: impl Into<Error>, name: &'a str) -> Self {
+        Failure::Runtime(error.into(), name)
     }
 
     pub(crate) fn status(&self) -> xelm_status {
@@ -125,12 +123,12 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Runtime(error, None) => error.fmt(f),
+            Failure::Runtime(error, "") => error.fmt(f),
             // The reason first: a long path may not fit.
-            Failure::Runtime(error, Some(path)) => write!(f, "{error}: {}", path.display()),
+            Failure::Runtime(error, name) => write!(f, "{error}: {name}"),
             Failure::Null(what) => write!(f, "{what} is NULL"),
             Failure::BadHandle(kind) => write!(f, "not an open {kind}"),
             Failure::AbiMismatch(theirs) => write!(
@@ -144,12 +142,24 @@ impl fmt::Display for Failure {
 }
 
 /// Runs a function's body; a panic becomes [`Failure::Internal`] instead of crossing into C.
-pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Failure::Internal))
+#[cfg(feature = "std")]
+pub(crate) fn guarded<'a, T>(
+    work: impl FnOnce() -> Result<T, Failure<'a>>,
+) -> Result<T, Failure<'a>> {
+    std::panic::catch_unwind(core::panic::AssertUnwindSafe(work)).unwrap_or(Err(Failure::Internal))
+}
+
+/// Runs a function's body. Without the standard library a panic, which would be a defect, ends the
+/// program.
+#[cfg(not(feature = "std"))]
+pub(crate) fn guarded<'a, T>(
+    work: impl FnOnce() -> Result<T, Failure<'a>>,
+) -> Result<T, Failure<'a>> {
+    work()
 }
 
 /// The status of a body that belongs to no handle with an error text.
-pub(crate) fn status_of(work: impl FnOnce() -> Result<(), Failure>) -> xelm_status {
+pub(crate) fn status_of<'a>(work: impl FnOnce() -> Result<(), Failure<'a>>) -> xelm_status {
     guarded(work).map_or_else(|failure| failure.status(), |()| XELM_OK)
 }
 
@@ -163,15 +173,23 @@ pub(crate) struct Text<const N: usize> {
 impl<const N: usize> Text<N> {
     pub(crate) const EMPTY: Self = Text { bytes: [0; N] };
 
+    /// A message; what does not fit is left out.
+    pub(crate) fn new(message: fmt::Arguments<'_>) -> Self {
+        let mut text = Text::EMPTY;
+        // The only error is that it does not fit.
+        let _ = fmt::write(&mut TextWriter { text: &mut text, len: 0 }, message);
+        text
+    }
+
     /// Notes how a call ended and returns its status.
-    pub(crate) fn record(&mut self, result: &Result<(), Failure>) -> xelm_status {
-        *self = Text::EMPTY;
+    pub(crate) fn record(&mut self, result: &Result<(), Failure<'_>>) -> xelm_status {
         match result {
-            Ok(()) => XELM_OK,
+            Ok(()) => {
+                *self = Text::EMPTY;
+                XELM_OK
+            }
             Err(failure) => {
-                let mut writer = TextWriter { text: self, len: 0 };
-                // What does not fit is left out.
-                let _ = fmt::write(&mut writer, format_args!("{failure}"));
+                *self = Text::new(format_args!("{failure}"));
                 failure.status()
             }
         }
@@ -303,7 +321,7 @@ mod tests {
     #[test]
     fn texts_are_cut_between_characters() {
         let mut text = Text::<8>::EMPTY;
-        let failure = || Err(Failure::at(Error::Cancelled, Path::new("ä")));
+        let failure = || Err(Failure::at(Error::Cancelled, "ä"));
         assert_eq!(text.record(&failure()), 23);
         // "cancelled" does not fit; what does ends in NUL.
         assert_eq!(&text.bytes, b"cancell\0");

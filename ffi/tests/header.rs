@@ -11,10 +11,14 @@ fn header_is_up_to_date() {
     let bindings = cbindgen::Builder::new()
         .with_config(config)
         .with_src(package.join("src/status.rs"))
+        .with_src(package.join("src/log.rs"))
         .with_src(package.join("src/params.rs"))
         .with_src(package.join("src/set.rs"))
         .with_src(package.join("src/expert.rs"))
+        .with_src(package.join("src/ensemble.rs"))
         .with_src(package.join("src/session.rs"))
+        .with_src(package.join("src/text.rs"))
+        .with_src(package.join("src/state.rs"))
         .generate()
         .unwrap();
     let mut header = Vec::new();

@@ -16,10 +16,11 @@ const UNSAFE: &[&str] = &[
     "tests/src/shim.rs",                       // calls the kernels compiled for the CPU
     "tests/tests/c_abi.rs",                    // calls the C ABI
     "tests/tests/memory.rs",                   // a counting allocator
+    "xelm-runtime/src/crew.rs",                // borrowed work on other threads
     "xelm-runtime/src/isa.rs",                 // calls into functions with target features
     "xelm-runtime/src/mmap.rs",                // mapped files, and what borrows from them
     "xelm-runtime/src/parallel.rs",            // disjoint parts of one output
-    "xelm-runtime/src/pool.rs",                // borrowed work on other threads
+    "xelm-runtime/src/pool.rs",                // passes on the promise of its crew
     "xelm-train/src/backend/cpu/gemm.rs",      // calls the GEMM crate
     "xelm-train/src/backend/cuda/cublaslt.rs", // calls the cuBLASLt library
     "xelm-train/src/backend/cuda/driver.rs",   // calls the CUDA driver

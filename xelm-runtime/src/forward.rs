@@ -1,23 +1,45 @@
-//! The forward pass of XGLM (Lin et al., EMNLP 2022) over a key-value cache, on one page.
+//! The forward pass of XGLM (Lin et al., EMNLP 2022) over key-value caches, on one page.
+//!
+//! Experts that read the same tokens go side by side, one *lane* each: a phase of work covers all
+//! lanes, and each lane's numbers are those that it would have alone.
 
 use crate::arena::Arena;
+use crate::cache::{layer_of, layer_of_mut};
 use crate::config::Config;
+use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
-use crate::expert::Expert;
 use crate::kernels::{AttentionShape, Kernels, KvElement, n_scales};
 use crate::parallel::Parallel;
+use bytemuck::{AnyBitPattern, NoUninit};
 use core::ops::Range;
 
-/// The buffers of one pass over at most N tokens; V, C, F as in [`Config`].
+/// An expert in a pass, and the slot of its keys and values.
+#[derive(Clone, Copy, Debug, NoUninit, AnyBitPattern)]
+#[repr(C)]
+pub(crate) struct Lane {
+    pub(crate) expert: u32,
+    pub(crate) slot: u32,
+}
+
+/// What a pass computes with.
+#[derive(Clone, Copy)]
+pub(crate) struct Machine<'a> {
+    pub(crate) ensemble: &'a Ensemble<'a>,
+    pub(crate) kernels: &'a Kernels,
+    pub(crate) parallel: &'a dyn Parallel,
+}
+
+/// The buffers of one pass over at most N tokens in at most M lanes; V, C, F as in [`Config`]. A pass
+/// over n tokens in l lanes uses the first l · n rows.
 #[derive(Debug)]
 pub(crate) struct Buffers<'m> {
     n_batch: usize,                   // N
-    x: &'m mut [f32],                 // [N, C] residual stream
-    h: &'m mut [f32],                 // [N, C] normalised, or the output of a sublayer
-    qkv: &'m mut [f32],               // [N, 3C]
-    att: &'m mut [f32],               // [N, C]
-    ff: &'m mut [f32],                // [N, F]
-    quants: &'m mut [i8],             // [N, max(C, F)] input of a quantised product
+    x: &'m mut [f32],                 // [M, N, C] residual stream
+    h: &'m mut [f32],                 // [M, N, C] normalised, or the output of a sublayer
+    qkv: &'m mut [f32],               // [M, N, 3C]
+    att: &'m mut [f32],               // [M, N, C]
+    ff: &'m mut [f32],                // [M, N, F]
+    quants: &'m mut [i8],             // [M, N, max(C, F)] input of a quantised product
     scales: &'m mut [f32],            // one per 32 of them
     pub(crate) logits: &'m mut [f32], // [n_logits, V]
 }
@@ -26,11 +48,13 @@ impl<'m> Buffers<'m> {
     pub(crate) fn carve(
         arena: &mut Arena<'m>,
         config: &Config,
+        n_lanes: usize,
         n_batch: usize,
         n_logits: usize,
     ) -> Result<Self> {
         let overflow = Error::OutOfRange { what: "a memory size" };
-        let of = |width: usize| n_batch.checked_mul(width).ok_or(overflow);
+        let n_rows = n_lanes.checked_mul(n_batch).ok_or(overflow)?;
+        let of = |width: usize| n_rows.checked_mul(width).ok_or(overflow);
         let (c, f) = (config.n_embd, config.n_ff);
         let widest = of(c.max(f))?;
         Ok(Buffers {
@@ -41,7 +65,7 @@ impl<'m> Buffers<'m> {
             att: arena.take(of(c)?)?,
             ff: arena.take(of(f)?)?,
             quants: arena.take(widest)?,
-            scales: arena.take(n_scales(widest))?,
+            scales: arena.take(n_scales(widest) + n_lanes)?,
             logits: arena.take(n_logits.checked_mul(config.n_vocab).ok_or(overflow)?)?,
         })
     }
@@ -52,80 +76,107 @@ impl<'m> Buffers<'m> {
     }
 }
 
-/// Runs `tokens` at positions `past..` through all layers: fills the cache, leaves the residual
-/// stream in the buffers.
+/// Runs `tokens` at positions `past..` through all layers of every lane's expert: fills the caches,
+/// leaves the residual streams in the buffers.
 pub(crate) fn forward<E: KvElement>(
-    expert: &Expert<'_>,
+    machine: Machine<'_>,
+    lanes: &[Lane],
     kv: &mut [E],
     n_ctx: usize,
     b: &mut Buffers<'_>,
     tokens: &[u32],
     past: usize,
-    k: &Kernels,
-    par: &dyn Parallel,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let Config { n_embd, n_head, n_ff, activation, norm_eps: eps, .. } = *expert.config();
-    let head_dim = n_embd / n_head;
-    let n = tokens.len();
-    let shape = AttentionShape { n_head, head_dim, n_ctx, past };
-    let x = &mut b.x[..n * n_embd];
-    let h = &mut b.h[..n * n_embd];
-    let qkv = &mut b.qkv[..n * 3 * n_embd];
-    let att = &mut b.att[..n * n_embd];
-    let ff = &mut b.ff[..n * n_ff];
+    let Machine { ensemble, kernels: k, parallel: par } = machine;
+    let Config { n_embd, n_head, n_layer, n_ff, activation, norm_eps: eps, .. } =
+        *ensemble.config();
+    let (n, n_lanes) = (tokens.len(), lanes.len());
+    let shape = AttentionShape { n_head, head_dim: n_embd / n_head, n_ctx, past };
+    let cache = (n_layer, n_ctx, n_embd);
+    let x = &mut b.x[..n_lanes * n * n_embd];
+    let h = &mut b.h[..n_lanes * n * n_embd];
+    let qkv = &mut b.qkv[..n_lanes * n * 3 * n_embd];
+    let att = &mut b.att[..n_lanes * n * n_embd];
+    let ff = &mut b.ff[..n_lanes * n * n_ff];
     macro_rules! matmul {
-        ($out:expr, $x:expr, $w:expr) => {
-            k.matmul(par, $out, $x, &$w.0, $w.1, (&mut *b.quants, &mut *b.scales))
+        ($out:expr, $x:expr, $layer:expr, $w:ident) => {{
+            let linear = |i: usize| ensemble.layer(lanes[i].expert, $layer).$w;
+            k.matmul(par, $out, $x, n_lanes, linear, (&mut *b.quants, &mut *b.scales));
+        }};
+    }
+    macro_rules! layer_norm {
+        ($layer:expr, $norm:ident) => {
+            for ((h, x), lane) in each(h, x, n * n_embd).zip(lanes) {
+                k.layer_norm(h, x, ensemble.layer(lane.expert, $layer).$norm, eps);
+            }
         };
     }
 
     // h₀ = √C · E[token] + position; the factor is in the file's embedding.
-    for (i, &token) in tokens.iter().enumerate() {
-        let row = &mut x[i * n_embd..][..n_embd];
-        expert.token_embd.row(token as usize, row)?;
-        k.add(row, &expert.position_embd[(past + i) * n_embd..][..n_embd]);
+    for (x, lane) in x.chunks_exact_mut(n * n_embd).zip(lanes) {
+        let expert = ensemble.expert(lane.expert);
+        for (i, (x, &token)) in x.chunks_exact_mut(n_embd).zip(tokens).enumerate() {
+            expert.token_embd.row(token as usize, x)?;
+            k.add(x, &expert.position_embd[(past + i) * n_embd..][..n_embd]);
+        }
     }
-    for (layer, kv) in expert.layers.iter().zip(kv.chunks_exact_mut(2 * n_ctx * n_embd)) {
+    for layer in 0..n_layer {
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let (keys, values) = kv.split_at_mut(n_ctx * n_embd);
-
-        k.layer_norm(h, x, layer.attn_norm, eps);
-        matmul!(qkv, h, layer.attn_qkv);
-        for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
-            store(keys, &qkv[n_embd..2 * n_embd], past + i, shape);
-            store(values, &qkv[2 * n_embd..], past + i, shape);
+        layer_norm!(layer, attn_norm);
+        matmul!(qkv, h, layer, attn_qkv);
+        for (qkv, lane) in qkv.chunks_exact(n * 3 * n_embd).zip(lanes) {
+            let (keys, values) = layer_of_mut(kv, lane.slot as usize, layer, cache);
+            for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
+                store(keys, &qkv[n_embd..2 * n_embd], past + i, shape);
+                store(values, &qkv[2 * n_embd..], past + i, shape);
+            }
         }
-        k.attention(par, att, qkv, (&*keys, &*values), shape);
-        matmul!(h, att, layer.attn_output);
+        let of_lane = |i: usize| layer_of(kv, lanes[i].slot as usize, layer, cache);
+        k.attention(par, att, qkv, n_lanes, of_lane, shape);
+        matmul!(h, att, layer, attn_output);
         k.add(x, h);
 
-        k.layer_norm(h, x, layer.ffn_norm, eps);
-        matmul!(ff, h, layer.ffn_up);
+        layer_norm!(layer, ffn_norm);
+        matmul!(ff, h, layer, ffn_up);
         k.activate(par, ff, activation);
-        matmul!(h, ff, layer.ffn_down);
+        matmul!(h, ff, layer, ffn_down);
         k.add(x, h);
     }
     Ok(())
 }
 
-/// Logits of the given rows of the residual stream: E · LayerNorm(x), the head being the embedding.
+/// Logits of the given rows of every lane's residual stream after a pass over `n` tokens,
+/// E · LayerNorm(x), the head being the embedding: `[n_lanes, rows.len(), V]`.
 pub(crate) fn head(
-    expert: &Expert<'_>,
+    machine: Machine<'_>,
+    lanes: &[Lane],
     b: &mut Buffers<'_>,
+    n: usize,
     rows: Range<usize>,
-    k: &Kernels,
-    par: &dyn Parallel,
 ) {
-    let Config { n_embd, n_vocab, norm_eps, .. } = *expert.config();
-    let n = rows.len();
-    let h = &mut b.h[..n * n_embd];
-    let x = &b.x[rows.start * n_embd..rows.end * n_embd];
-    k.layer_norm(h, x, expert.output_norm, norm_eps);
-    let logits = &mut b.logits[..n * n_vocab];
-    k.matmul(par, logits, h, &expert.token_embd, &[], (&mut *b.quants, &mut *b.scales));
+    let Machine { ensemble, kernels: k, parallel: par } = machine;
+    let Config { n_embd, n_vocab, norm_eps, .. } = *ensemble.config();
+    let (n_rows, n_lanes) = (rows.len(), lanes.len());
+    let h = &mut b.h[..n_lanes * n_rows * n_embd];
+    for (i, (h, lane)) in h.chunks_exact_mut(n_rows * n_embd).zip(lanes).enumerate() {
+        let x = &b.x[(i * n + rows.start) * n_embd..(i * n + rows.end) * n_embd];
+        k.layer_norm(h, x, ensemble.expert(lane.expert).output_norm, norm_eps);
+    }
+    let logits = &mut b.logits[..n_lanes * n_rows * n_vocab];
+    let linear = |i: usize| (ensemble.expert(lanes[i].expert).token_embd, &[][..]);
+    k.matmul(par, logits, h, n_lanes, linear, (&mut *b.quants, &mut *b.scales));
+}
+
+/// The lanes' parts of two buffers.
+fn each<'a>(
+    h: &'a mut [f32],
+    x: &'a [f32],
+    len: usize,
+) -> impl Iterator<Item = (&'a mut [f32], &'a [f32])> {
+    h.chunks_exact_mut(len).zip(x.chunks_exact(len))
 }
 
 /// Writes the keys or values of one position, `[C]`, into a cache `[n_head, n_ctx, head_dim]`.

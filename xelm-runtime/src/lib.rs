@@ -7,8 +7,9 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`] → [`set`] → [`kernels`], [`parallel`] →
-//! [`session`], [`sampler`], [`score`]; with `std` also `mmap`, `pool` → `pack`.
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
+//! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also `mmap`, `pool`
+//! → `pack`.
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -17,7 +18,9 @@
 extern crate std;
 
 pub mod arena;
+mod cache;
 pub mod config;
+pub mod ensemble;
 pub mod error;
 pub mod expert;
 pub mod format;
@@ -26,9 +29,11 @@ pub mod isa;
 pub mod kernels;
 pub mod lang;
 pub mod math;
+mod mixture;
 pub mod parallel;
 pub mod quant;
 pub mod rng;
+pub mod router;
 pub mod sampler;
 pub mod score;
 pub mod session;
@@ -36,6 +41,8 @@ pub mod set;
 pub mod tokenizer;
 pub mod trie;
 
+#[cfg(feature = "std")]
+pub mod crew;
 #[cfg(feature = "std")]
 pub mod mmap;
 #[cfg(feature = "std")]

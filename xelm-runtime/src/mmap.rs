@@ -25,7 +25,34 @@ impl MappedFile {
         unsafe { Mmap::map(&file) }.map(MappedFile)
     }
 
-    /// The bytes; their address is a multiple of the page size.
+    /// Maps the bytes `offset..offset + len` of an open file. The descriptor is not kept.
+    ///
+    /// # Errors
+    /// The operating system's; `InvalidInput` where the file is shorter, or the descriptor negative.
+    #[cfg(unix)]
+    pub fn open_part(fd: std::os::fd::RawFd, offset: u64, len: usize) -> std::io::Result<Self> {
+        use std::os::fd::{BorrowedFd, RawFd};
+        let invalid = || std::io::Error::from_raw_os_error(EINVAL);
+        const EINVAL: i32 = 22;
+        const NONE: RawFd = -1;
+        if fd <= NONE {
+            return Err(invalid());
+        }
+        // SAFETY: not −1. A descriptor that is not open makes the calls below fail; that nobody
+        // closes it meanwhile is the caller's part.
+        let file = File::from(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?);
+        // Bytes past the end of a file could be mapped, and would raise SIGBUS.
+        if offset
+            .checked_add(len as u64)
+            .is_none_or(|end| end > file.metadata().map_or(0, |m| m.len()))
+        {
+            return Err(invalid());
+        }
+        // SAFETY: as in `open`.
+        unsafe { memmap2::MmapOptions::new().offset(offset).len(len).map(&file) }.map(MappedFile)
+    }
+
+    /// The bytes; their address is a multiple of the page size, or `offset` bytes after one.
     pub fn bytes(&self) -> &[u8] {
         // An empty file maps to an empty slice at a dangling address, which the reader's alignment
         // rule would report instead of what is wrong with it.

@@ -27,8 +27,8 @@ unsafe impl Parallel for Serial {
     }
 }
 
-/// Multiply-adds below which a phase is not worth waking a thread for.
-const MIN_WORK: usize = 1 << 16;
+/// Multiply-adds of a task at least: below, the work is not worth sharing.
+const MIN_WORK: usize = 1 << 15;
 
 /// How many equal parts `n` items are divided into when the whole phase costs `work` multiply-adds
 /// and parts must be multiples of `unit`. Depends on shapes only.
@@ -60,21 +60,25 @@ pub(crate) fn split_rows<T: Send>(
     });
 }
 
-/// Divides the columns of a row-major matrix `out` of width `n_cols` into ranges of
-/// `cols_per_task`, one task each.
+/// Divides the columns of `n_lanes` row-major matrices of width `n_cols` and equal height, which `out`
+/// holds one after the other, into ranges of `cols_per_task`: one task each, told the index of its
+/// matrix.
 pub(crate) fn split_columns(
     parallel: &dyn Parallel,
     out: &mut [f32],
+    n_lanes: usize,
     n_cols: usize,
     cols_per_task: usize,
-    task: impl Fn(Columns<'_>) + Sync,
+    task: impl Fn(usize, Columns<'_>) + Sync,
 ) {
-    let n_rows = out.len().checked_div(n_cols).unwrap_or(0);
+    let n_rows = out.len().checked_div(n_lanes * n_cols).unwrap_or(0);
     let base = Shared(out.as_mut_ptr());
-    parallel.run(n_cols.div_ceil(cols_per_task.max(1)), &|i| {
-        let start = i * cols_per_task;
+    let tasks_per_lane = n_cols.div_ceil(cols_per_task.max(1));
+    parallel.run(n_lanes * tasks_per_lane, &|i| {
+        let (lane, start) = (i / tasks_per_lane, i % tasks_per_lane * cols_per_task);
         let range = start..n_cols.min(start + cols_per_task);
-        task(Columns { base: base.at(0), n_rows, n_cols, range, _out: core::marker::PhantomData });
+        let base = base.at(lane * n_rows * n_cols);
+        task(lane, Columns { base, n_rows, n_cols, range, _out: core::marker::PhantomData });
     });
 }
 
@@ -133,14 +137,19 @@ mod tests {
     fn every_row_and_column_once() {
         for (rows, cols, per) in [(1, 1, 1), (3, 7, 2), (5, 64, 64), (4, 10, 3), (0, 4, 2)] {
             let mut out = vec![0.0f32; rows * cols];
-            split_columns(&Serial, &mut out, cols, per, |mut tile| {
-                for r in 0..tile.n_rows() {
-                    for c in tile.range() {
-                        tile.set(r, c, (r * cols + c) as f32);
+            for lanes in [1, rows.max(1)] {
+                let height = rows / lanes;
+                split_columns(&Serial, &mut out, lanes, cols, per, |lane, mut tile| {
+                    assert_eq!(tile.n_rows(), height);
+                    for r in 0..tile.n_rows() {
+                        for c in tile.range() {
+                            tile.set(r, c, ((lane * height + r) * cols + c) as f32);
+                        }
                     }
-                }
-            });
-            assert!(out.iter().enumerate().all(|(i, &x)| x == i as f32));
+                });
+                assert!(out.iter().enumerate().all(|(i, &x)| x == i as f32));
+                out.fill(0.0);
+            }
             let mut rows_seen = vec![0u8; rows * cols];
             split_rows(&Serial, &mut rows_seen, cols, per, |first, run| {
                 assert_eq!(run.len() % cols, 0);

@@ -18,11 +18,21 @@ impl Rng {
         Rng { key: [seed as u32, (seed >> 32) as u32], stream, counter: 0 }
     }
 
+    /// How many 32-bit numbers were drawn.
+    pub const fn position(&self) -> u64 {
+        self.counter
+    }
+
+    /// Goes to where `n` numbers have been drawn.
+    pub const fn set_position(&mut self, n: u64) {
+        self.counter = n;
+    }
+
     /// The next uniform 32 bits.
     pub fn next_u32(&mut self) -> u32 {
         let block = philox(self.counter / 4, self.stream, self.key);
         let word = block[(self.counter % 4) as usize];
-        self.counter += 1;
+        self.counter = self.counter.wrapping_add(1);
         word
     }
 

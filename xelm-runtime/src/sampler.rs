@@ -1,4 +1,5 @@
-//! Choosing the next token: greedy, or at random after temperature, top-k and top-p.
+//! Choosing the next token: greedy, or at random; after repetition penalty, temperature, top-k, min-p
+//! and top-p, in this order.
 
 use crate::error::{Error, Result};
 use crate::math;
@@ -14,13 +15,29 @@ pub struct SamplerOptions {
     pub top_k: usize,
     /// Only the fewest most probable tokens that together reach this probability; 1 means all.
     pub top_p: f32,
+    /// Only tokens at least this many times as probable as the most probable one; 0 means all.
+    pub min_p: f32,
+    /// The log probability of tokens that occur among the last `repeat_last` is multiplied by this: 1
+    /// changes nothing, more makes repetition rarer (Keskar et al. 2019, there of logits, whose
+    /// zero means nothing in a mixture).
+    pub repeat_penalty: f32,
+    /// How far back repetition counts, in tokens.
+    pub repeat_last: usize,
     /// Seed of the random numbers.
     pub seed: u64,
 }
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        SamplerOptions { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        SamplerOptions {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            repeat_last: 64,
+            seed: 0,
+        }
     }
 }
 
@@ -44,39 +61,78 @@ impl Sampler {
     /// A sampler at the beginning of its random numbers.
     ///
     /// # Errors
-    /// [`Error::BadParameter`]: the temperature is negative or not finite, or `top_p` is not in (0, 1].
+    /// [`Error::BadParameter`]: the temperature is negative or not finite, `top_p` is not in (0, 1],
+    /// `min_p` not in [0, 1], or the penalty is less than 1 or not finite.
     pub fn new(options: SamplerOptions) -> Result<Self> {
-        if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
-            return Err(Error::BadParameter { what: "temperature" });
-        }
-        if !(options.top_p > 0.0 && options.top_p <= 1.0) {
-            return Err(Error::BadParameter { what: "top_p" });
+        let SamplerOptions { temperature, top_p, min_p, repeat_penalty, .. } = options;
+        for (valid, what) in [
+            (temperature >= 0.0 && temperature.is_finite(), "temperature"),
+            (top_p > 0.0 && top_p <= 1.0, "top_p"),
+            ((0.0..=1.0).contains(&min_p), "min_p"),
+            (repeat_penalty >= 1.0 && repeat_penalty.is_finite(), "repeat_penalty"),
+        ] {
+            if !valid {
+                return Err(Error::BadParameter { what });
+            }
         }
         Ok(Sampler { options, rng: Rng::new(options.seed, 0x73616d706c65) })
     }
 
-    /// Chooses a token from logits `[n_vocab]`; `scratch` has as many entries.
-    pub fn sample(&mut self, logits: &[f32], scratch: &mut [Candidate]) -> u32 {
-        let SamplerOptions { temperature, top_k, top_p, .. } = self.options;
-        if temperature == 0.0 {
+    /// How many random numbers were drawn: with the options all that there is to save.
+    pub fn n_drawn(&self) -> u64 {
+        self.rng.position()
+    }
+
+    /// Goes to where `n` random numbers have been drawn.
+    pub fn set_drawn(&mut self, n: u64) {
+        self.rng.set_position(n);
+    }
+
+    /// Chooses a token from logits `[n_vocab]`, `recent` being the tokens so far; `scratch` has as many
+    /// entries as there are logits.
+    pub fn sample(&mut self, logits: &[f32], recent: &[u32], scratch: &mut [Candidate]) -> u32 {
+        let SamplerOptions {
+            temperature, top_k, top_p, min_p, repeat_penalty, repeat_last, ..
+        } = self.options;
+        if temperature == 0.0 && repeat_penalty == 1.0 {
             return argmax(logits);
         }
         let scratch = &mut scratch[..logits.len()];
         for ((id, &logit), slot) in (0u32..).zip(logits).zip(scratch.iter_mut()) {
             // NaN sorts last.
-            let weight = if logit.is_nan() { f32::NEG_INFINITY } else { logit / temperature };
+            let weight = if logit.is_nan() { f32::NEG_INFINITY } else { logit };
             *slot = Candidate { weight, id };
+        }
+        if repeat_penalty > 1.0 {
+            let sum = math::log_sum_exp(logits);
+            for &token in recent.iter().rev().take(repeat_last) {
+                if let (Some(slot), Some(logit)) =
+                    (scratch.get_mut(token as usize), logits.get(token as usize))
+                {
+                    slot.weight = sum + (logit - sum) * repeat_penalty;
+                }
+            }
         }
         // Decreasing probability, ids breaking ties: a total order, so the result is unique.
         let order =
             |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id));
+        if temperature == 0.0 {
+            return scratch.iter().min_by(|a, b| order(a, b)).map_or(0, |best| best.id);
+        }
+        for candidate in scratch.iter_mut() {
+            candidate.weight /= temperature;
+        }
         let mut kept = scratch;
         if top_k > 0 && top_k < kept.len() {
             kept.select_nth_unstable_by(top_k - 1, order);
             kept = &mut kept[..top_k];
         }
-        if top_p < 1.0 {
+        let is_sorted = top_p < 1.0 || min_p > 0.0;
+        if is_sorted {
             kept.sort_unstable_by(order);
+        } else if top_k > 0 {
+            // The kept tokens stand in whatever order selection left; ids fix it.
+            kept.sort_unstable_by_key(|c| c.id);
         }
         let max = kept.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c.weight));
         if max == f32::NEG_INFINITY {
@@ -87,6 +143,12 @@ impl Sampler {
             candidate.weight = math::exp(candidate.weight - max);
             total += candidate.weight;
         }
+        if min_p > 0.0 {
+            // The most probable token has weight 1.
+            let n = kept.iter().take_while(|c| c.weight >= min_p).count();
+            kept = &mut kept[..n.max(1)];
+            total = kept.iter().map(|c| c.weight).sum();
+        }
         if top_p < 1.0 {
             let target = top_p * total;
             let mut sum = 0.0;
@@ -94,12 +156,9 @@ impl Sampler {
                 sum += c.weight;
                 sum >= target
             });
-            kept = &mut kept[..reach.map_or(usize::MAX, |i| i + 1).min(logits.len())];
+            let n = reach.map_or(kept.len(), |i| i + 1);
+            kept = &mut kept[..n];
             total = sum;
-        }
-        // Without a sort the kept tokens may stand in any order that selection left; ids fix it.
-        if top_p == 1.0 && top_k > 0 {
-            kept.sort_unstable_by_key(|c| c.id);
         }
         let mut left = self.rng.next_f32() * total;
         for candidate in kept.iter() {
@@ -134,7 +193,7 @@ mod tests {
         let mut scratch = vec![Candidate { weight: f32::NAN, id: 9 }; logits.len()];
         let mut counts = vec![0; logits.len()];
         for _ in 0..n {
-            counts[sampler.sample(logits, &mut scratch) as usize] += 1;
+            counts[sampler.sample(logits, &[], &mut scratch) as usize] += 1;
         }
         counts
     }
@@ -175,6 +234,43 @@ mod tests {
     }
 
     #[test]
+    fn min_p_keeps_what_is_near_the_best() {
+        // Probabilities relative to the best: 1, 0.5, 0.25, tiny.
+        let logits = [0.0, -core::f32::consts::LN_2, -2.0 * core::f32::consts::LN_2, -20.0];
+        let base = SamplerOptions { temperature: 1.0, seed: 2, ..Default::default() };
+        let counts = draw(SamplerOptions { min_p: 0.4, ..base }, &logits, 3000);
+        assert!(counts[2] + counts[3] == 0);
+        let share = counts[0] as f64 / 3000.0;
+        assert!((share - 2.0 / 3.0).abs() < 0.03, "{share}");
+        assert_eq!(draw(SamplerOptions { min_p: 1.0, ..base }, &logits, 100)[0], 100);
+        // Applied before top-p: of the two kept, the first has two thirds.
+        let both = SamplerOptions { min_p: 0.4, top_p: 0.6, ..base };
+        assert_eq!(draw(both, &logits, 100)[0], 100);
+    }
+
+    /// The penalty is of probabilities: an offset of all logits changes nothing.
+    #[test]
+    fn repetition_is_penalised() {
+        let mut scratch = vec![Candidate { weight: 0.0, id: 0 }; 3];
+        for offset in [-7.0, 0.0, 7.0] {
+            let logits = [2.0 + offset, 1.9 + offset, -1.0 + offset];
+            let mut greedy = |recent: &[u32], options: SamplerOptions| {
+                Sampler::new(options).unwrap().sample(&logits, recent, &mut scratch)
+            };
+            let base = SamplerOptions { repeat_penalty: 1.5, ..Default::default() };
+            assert_eq!(greedy(&[], base), 0);
+            assert_eq!(greedy(&[0], base), 1);
+            assert_eq!(greedy(&[0, 0, 0], base), 1);
+            assert_eq!(greedy(&[0, 1], base), 0);
+            assert_eq!(greedy(&[0, 1], SamplerOptions { repeat_last: 1, ..base }), 0);
+            assert_eq!(greedy(&[0, 2], SamplerOptions { repeat_last: 1, ..base }), 0);
+            assert_eq!(greedy(&[0], SamplerOptions { repeat_last: 0, ..base }), 0);
+            assert_eq!(greedy(&[0], SamplerOptions { repeat_penalty: 1.0, ..base }), 0);
+            assert_eq!(greedy(&[99], base), 0);
+        }
+    }
+
+    #[test]
     fn bad_options_and_bad_logits() {
         let base = SamplerOptions { temperature: 1.0, ..Default::default() };
         for bad in [
@@ -182,6 +278,10 @@ mod tests {
             SamplerOptions { temperature: f32::NAN, ..base },
             SamplerOptions { top_p: 0.0, ..base },
             SamplerOptions { top_p: 1.5, ..base },
+            SamplerOptions { min_p: -0.1, ..base },
+            SamplerOptions { min_p: f32::NAN, ..base },
+            SamplerOptions { repeat_penalty: 0.9, ..base },
+            SamplerOptions { repeat_penalty: f32::INFINITY, ..base },
         ] {
             assert!(Sampler::new(bad).is_err());
         }
@@ -192,7 +292,13 @@ mod tests {
     #[test]
     fn same_seed_same_tokens() {
         let logits: vec::Vec<f32> = (0..50).map(|i| (i % 7) as f32).collect();
-        let options = SamplerOptions { temperature: 0.9, top_k: 20, top_p: 0.9, seed: 42 };
+        let options = SamplerOptions {
+            temperature: 0.9,
+            top_k: 20,
+            top_p: 0.9,
+            seed: 42,
+            ..Default::default()
+        };
         assert_eq!(draw(options, &logits, 500), draw(options, &logits, 500));
         assert_ne!(
             draw(options, &logits, 500),

@@ -1,9 +1,9 @@
-//! Scoring and generating text with one expert.
+//! Scoring and generating text.
 
+use crate::ensemble::Active;
 use crate::error::{Error, Result};
-use crate::kernels::{Kernels, LogSumExp};
 use crate::sampler::Sampler;
-use crate::session::{Session, Want};
+use crate::session::Session;
 use crate::tokenizer::TextStream;
 
 /// The negative log likelihood of a text in the X-ELM paper's protocol: the text is preceded and
@@ -38,6 +38,28 @@ impl Score {
     }
 }
 
+/// One token of a text that is scored.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenScore<'a> {
+    /// The token.
+    pub token: u32,
+    /// Its negative log likelihood given everything before it, in nats.
+    pub nll: f64,
+    /// The experts that predicted it.
+    pub experts: &'a [Active],
+}
+
+/// A part of a text that is being written.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// The token.
+    pub token: u32,
+    /// Its text, or a part of it: whole characters.
+    pub text: &'a str,
+    /// The experts that it was drawn from.
+    pub experts: &'a [Active],
+}
+
 /// Why [`Session::generate`] stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -51,12 +73,6 @@ pub enum Stop {
     Callback,
 }
 
-/// −ln p(target) under logits `[n_vocab]`.
-fn nll(kernels: &Kernels, logits: &[f32], target: u32) -> f64 {
-    let at_target = logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    f64::from(kernels.run(LogSumExp(logits)) - at_target)
-}
-
 impl Session<'_> {
     /// Scores a whole document from position 0. Each of `targets` is predicted from everything
     /// before it; `inputs` and `targets` are the same sequence, shifted by one.
@@ -68,14 +84,10 @@ impl Session<'_> {
             return Err(Error::BadParameter { what: "targets" });
         }
         self.reset();
-        let kernels = *self.kernels();
         let mut sum = 0.0;
-        self.run(
-            inputs,
-            Want::All(&mut |i, logits| {
-                sum += nll(&kernels, logits, targets.get(i).copied().unwrap_or(u32::MAX));
-            }),
-        )?;
+        self.run_steps([inputs, &[]], &mut |i, step| {
+            sum += step.nll(targets.get(i).copied().unwrap_or(u32::MAX));
+        })?;
         Ok(sum)
     }
 
@@ -84,19 +96,31 @@ impl Session<'_> {
     /// # Errors
     /// As [`Session::encode`] and [`Session::run`].
     pub fn score_text(&mut self, text: &[u8]) -> Result<Score> {
-        let tokenizer = self.expert().tokenizer().ok_or(Error::NoTokenizer)?;
+        self.score_text_by_token(text, |_| {})
+    }
+
+    /// As [`Session::score_text`]; every token is handed to `each` as it is scored.
+    ///
+    /// # Errors
+    /// As [`Session::score_text`].
+    pub fn score_text_by_token(
+        &mut self,
+        text: &[u8],
+        mut each: impl FnMut(TokenScore<'_>),
+    ) -> Result<Score> {
+        let tokenizer = self.tokenizer()?;
         self.with_encoding(text, |session, encoding| {
             let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
             // Inputs are `</s>` and the ids, targets the ids and `</s>`, both cut to the context.
             let n = session.n_ctx().min(encoding.ids.len() + 1);
-            let target = |i: usize| encoding.ids.get(i).copied().unwrap_or(eos);
             let mut nll_sum = 0.0;
             session.reset();
-            let kernels = *session.kernels();
-            let mut add = |i: usize, logits: &[f32]| nll_sum += nll(&kernels, logits, target(i));
-            session.run(&[bos], Want::All(&mut |_, logits| add(0, logits)))?;
-            let rest = &encoding.ids[..n - 1];
-            session.run(rest, Want::All(&mut |i, logits| add(i + 1, logits)))?;
+            session.run_steps([&[bos], &encoding.ids[..n - 1]], &mut |i, step| {
+                let token = encoding.ids.get(i).copied().unwrap_or(eos);
+                let nll = step.nll(token);
+                nll_sum += nll;
+                each(TokenScore { token, nll, experts: step.active });
+            })?;
             let bytes = if n > encoding.ids.len() {
                 text.len()
             } else {
@@ -106,28 +130,28 @@ impl Session<'_> {
         })
     }
 
-    /// Writes at most `n_max` tokens after what the session has read, handing each token's text to
-    /// `emit`, which returns whether to go on. The logits must be those of the last token read
-    /// ([`Session::prefill`] or [`Session::prefill_text`]). Returns the number of tokens and the
-    /// reason for stopping.
+    /// Writes at most `n_max` tokens after what the session has read, handing the text of each to
+    /// `emit` in one or more parts; `emit` returns whether to go on. Returns the number of tokens and the reason for
+    /// stopping.
     ///
     /// # Errors
-    /// As [`Session::run`]; the expert has no tokenizer.
+    /// Nothing has been read; the expert has no tokenizer; as [`Session::run`].
     pub fn generate(
         &mut self,
         sampler: &mut Sampler,
         n_max: usize,
         mut text: TextStream,
-        mut emit: impl FnMut(u32, &str) -> bool,
+        mut emit: impl FnMut(Written<'_>) -> bool,
     ) -> Result<(usize, Stop)> {
-        let tokenizer = self.expert().tokenizer().ok_or(Error::NoTokenizer)?;
+        let tokenizer = self.tokenizer()?;
         for n in 0..n_max {
-            let token = self.sample(sampler);
+            let token = self.sample(sampler)?;
             if token == tokenizer.eos() {
                 return Ok((n, Stop::EndOfText));
             }
             let mut go_on = true;
-            text.push(tokenizer, token, |part| go_on &= emit(token, part));
+            let experts = self.active();
+            text.push(tokenizer, token, |text| go_on &= emit(Written { token, text, experts }));
             if !go_on {
                 return Ok((n + 1, Stop::Callback));
             }

@@ -3,7 +3,9 @@
 use crate::checkpoint::{Checkpoint, CheckpointInfo};
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::model::position_table;
+use crate::report::Report;
 use crate::run::{DENSE, RANDOM, Run, SEED, SET, TOKENIZER};
+use crate::tfidf::{DeviceSize, SetRouter, router_for};
 use crate::typology::Distances;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use xelm_runtime::math;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::{MANIFEST, write_manifest};
 use xelm_runtime::quant::DType;
+use xelm_runtime::router::RouterTensors;
 use xelm_runtime::set::{ARCH_SET, Row, SET_FILE, file_identity, keys as set_keys};
 use xelm_runtime::tokenizer::{Tokenizer, hex};
 
@@ -28,14 +31,16 @@ pub struct Packed {
     pub folder: PathBuf,
     /// Every file with its size in bytes.
     pub files: Vec<(PathBuf, u64)>,
+    /// The set's router, where it has one.
+    pub router: Option<SetRouter>,
 }
 
-/// Packs a run's experts into its `set` folder, and the seed and those baselines that are trained into
-/// `models`.
+/// Packs a run's experts and their router into its `set` folder, and the seed and those baselines that are
+/// trained into `models`.
 ///
 /// # Errors
 /// An expert is not trained to its end, or a file cannot be written.
-pub fn pack(run: &Run) -> Result<Packed> {
+pub fn pack(run: &Run, router: &DeviceSize, report: &mut dyn Report) -> Result<Packed> {
     let vocabulary = run.path(TOKENIZER);
     let tokenizer = MappedFile::open(&vocabulary).map_err(Error::io("open", &vocabulary))?;
     let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
@@ -43,7 +48,8 @@ pub fn pack(run: &Run) -> Result<Packed> {
     let mut files = Vec::new();
     let mut rows = Vec::new();
     let mut n_embd = 0;
-    for cluster in run.clusters()? {
+    let clusters = run.clusters()?;
+    for cluster in &clusters {
         let file = format!("{}.gguf", cluster.id);
         let path = folder.join(&file);
         let checkpoint = finished(run, &cluster.id)?;
@@ -52,15 +58,17 @@ pub fn pack(run: &Run) -> Result<Packed> {
         files.push((path, size));
         n_embd = checkpoint.info.config.n_embd;
         rows.push(Row {
-            id: cluster.id,
+            id: cluster.id.clone(),
             file,
             size,
             sha256,
             parent: checkpoint.info.parent,
-            languages: cluster.languages,
+            languages: cluster.languages.clone(),
         });
     }
-    write_set(&folder.join(SET_FILE), &rows, n_embd, &tokenizer)?;
+    let router = router_for(run, &clusters, router, report)?;
+    let tensors = router.as_ref().map(|router| &router.tensors);
+    write_set(&folder.join(SET_FILE), &rows, n_embd, &tokenizer, tensors)?;
     write_manifest(&folder).map_err(Error::file(&folder.join(MANIFEST)))?;
     for name in [SET_FILE, MANIFEST] {
         files.push((folder.join(name), size_of(&folder.join(name))?));
@@ -73,7 +81,7 @@ pub fn pack(run: &Run) -> Result<Packed> {
             files.push((path, size));
         }
     }
-    Ok(Packed { folder, files })
+    Ok(Packed { folder, files, router })
 }
 
 /// The checkpoint of a job, if the job is done.
@@ -171,7 +179,13 @@ fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec
     }
 }
 
-fn write_set(path: &Path, rows: &[Row], n_embd: usize, tokenizer: &Gguf<'_>) -> Result<()> {
+fn write_set(
+    path: &Path,
+    rows: &[Row],
+    n_embd: usize,
+    tokenizer: &Gguf<'_>,
+    router: Option<&RouterTensors>,
+) -> Result<()> {
     let mut writer = Writer::new(ARCH_SET);
     writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
     Row::write(rows, &mut writer);
@@ -183,15 +197,12 @@ fn write_set(path: &Path, rows: &[Row], n_embd: usize, tokenizer: &Gguf<'_>) -> 
     let hash = Tokenizer::open(tokenizer).map_err(Error::file(path))?.hash();
     writer.string(set_keys::TOKENIZER_HASH, &hex(&hash));
     writer.u32(set_keys::EMBEDDING_LENGTH, n_embd as u32);
-    write_header(writer, path)
-}
-
-/// Writes a file that is metadata alone.
-fn write_header(writer: Writer, path: &Path) -> Result<()> {
+    let wrong = Error::file(path);
+    router.map_or(Ok(()), |router| router.describe(&mut writer)).map_err(&wrong)?;
     let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
-    let body = writer.begin(file).map_err(Error::file(path))?;
-    let file = body.finish().map_err(Error::file(path))?;
-    file.commit().map_err(Error::io("write", path))
+    let mut body = writer.begin(file).map_err(&wrong)?;
+    router.map_or(Ok(()), |router| router.write(&mut body)).map_err(&wrong)?;
+    body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
 }
 
 fn size_of(path: &Path) -> Result<u64> {

@@ -59,35 +59,53 @@ impl Kernels {
         self.isa
     }
 
-    /// out[t, :] = x[t, :] · wᵀ (+ bias), for each of `n` tokens; `quants` and `scales` are scratch
-    /// for `n · n_cols` numbers. `out` is `[n, n_rows]`.
-    pub(crate) fn matmul(
+    /// out[l, t, :] = x[l, t, :] · w(l)ᵀ (+ bias) for each of `n_lanes` lanes and each of a lane's n
+    /// tokens; all matrices have one shape, though not one type. `out` is `[n_lanes, n, n_rows]`, `x`
+    /// `[n_lanes, n, n_cols]`; `quants` and `scales` are scratch for as many numbers as `x` has.
+    /// The lanes' work is one phase.
+    pub(crate) fn matmul<'w>(
         &self,
-        parallel: &dyn Parallel,
+        par: &dyn Parallel,
         out: &mut [f32],
         x: &[f32],
-        w: &Matrix<'_>,
-        bias: &[f32],
+        n_lanes: usize,
+        linear: impl Fn(usize) -> (Matrix<'w>, &'w [f32]) + Sync,
         (quants, scales): (&mut [i8], &mut [f32]),
     ) {
-        let n = x.len() / w.n_cols;
-        let work = n * w.n_cols * w.n_rows;
-        if matches!(w.dtype, DType::Q4_0 | DType::Q8_0) {
+        let (Matrix { n_rows, n_cols, .. }, _) = linear(0);
+        let lane_len = x.len() / n_lanes;
+        let scales_len = n_scales(lane_len);
+        let is_quantized = |lane| matches!(linear(lane).0.dtype, DType::Q4_0 | DType::Q8_0);
+        for lane in (0..n_lanes).filter(|&lane| is_quantized(lane)) {
+            let x = &x[lane * lane_len..][..lane_len];
+            let quants = &mut quants[lane * lane_len..][..lane_len];
+            let scales = &mut scales[lane * scales_len..][..scales_len];
             self.isa.run(portable::QuantizeActivations(x, quants, scales));
         }
-        let x = Activations { x, quants: &quants[..], scales: &scales[..] };
-        let matmul = match w.dtype {
-            DType::F32 => self.f32,
-            DType::F16 => self.f16,
-            DType::Q4_0 => self.q4_0,
-            // Opening a model refuses every other type for a matrix.
-            _ => self.q8_0,
-        };
-        split_columns(parallel, out, w.n_rows, part_len(w.n_rows, 8, work), |columns| {
-            matmul(self.isa, w, &x, columns);
+        let (quants, scales) = (&quants[..], &scales[..]);
+        let part = part_len(n_rows, 8, lane_len * n_rows);
+        split_columns(par, out, n_lanes, n_rows, part, |lane, columns| {
+            let (w, _) = linear(lane);
+            let x = Activations {
+                x: &x[lane * lane_len..][..lane_len],
+                quants: quants.get(lane * lane_len..).unwrap_or_default(),
+                scales: scales.get(lane * scales_len..).unwrap_or_default(),
+            };
+            let matmul = match w.dtype {
+                DType::F32 => self.f32,
+                DType::F16 => self.f16,
+                DType::Q4_0 => self.q4_0,
+                // Opening a model refuses every other type for a matrix.
+                _ => self.q8_0,
+            };
+            debug_assert!((w.n_rows, w.n_cols) == (n_rows, n_cols));
+            matmul(self.isa, &w, &x, columns);
         });
-        if !bias.is_empty() {
-            self.isa.run(portable::AddBias(out, bias));
+        for (lane, out) in out.chunks_exact_mut(lane_len / n_cols * n_rows).enumerate() {
+            let (_, bias) = linear(lane);
+            if !bias.is_empty() {
+                self.isa.run(portable::AddBias(out, bias));
+            }
         }
     }
 
@@ -121,32 +139,35 @@ impl Kernels {
         });
     }
 
-    /// Causal attention of `n` new tokens at positions `past..past + n` over the cache.
-    /// `out` is `[n, n_head · head_dim]`, `qkv` `[n, 3 · n_head · head_dim]`; keys and values are
-    /// `[n_head, n_ctx, head_dim]` and already hold the new tokens.
-    pub(crate) fn attention<E: KvElement>(
+    /// Causal attention of the n new tokens of each lane at positions `past..past + n` over the
+    /// lane's cache. `out` is `[n_lanes, n, n_head · head_dim]`, `qkv` `[n_lanes, n, 3 · n_head ·
+    /// head_dim]`; a lane's keys and values are `[n_head, n_ctx, head_dim]` each and already hold its
+    /// new tokens.
+    pub(crate) fn attention<'c, E: KvElement>(
         &self,
         parallel: &dyn Parallel,
         out: &mut [f32],
         qkv: &[f32],
-        (keys, values): (&[E], &[E]),
+        n_lanes: usize,
+        cache: impl Fn(usize) -> (&'c [E], &'c [E]) + Sync,
         shape: AttentionShape,
     ) {
         let AttentionShape { n_head, head_dim, n_ctx, past } = shape;
         let width = n_head * head_dim;
-        let n = out.len() / width;
+        let n = out.len() / width / n_lanes;
         let work = n * (past + n) * width * 2;
         split_rows(parallel, out, head_dim, part_len(n * n_head, 1, work), |first, run| {
             for (i, out) in run.chunks_exact_mut(head_dim).enumerate() {
                 let (token, head) = ((first + i) / n_head, (first + i) % n_head);
                 let at = token * 3 * width + head * head_dim;
-                let cache = head * n_ctx * head_dim..;
-                let n_keys = (past + token + 1) * head_dim;
+                let (keys, values) = cache(token / n);
+                let n_keys = (past + token % n + 1) * head_dim;
+                let head = head * n_ctx * head_dim..;
                 self.isa.run(portable::Attend {
                     out,
                     query: &qkv[at..at + head_dim],
-                    keys: &keys[cache.clone()][..n_keys],
-                    values: &values[cache][..n_keys],
+                    keys: &keys[head.clone()][..n_keys],
+                    values: &values[head][..n_keys],
                 });
             }
         });
@@ -216,7 +237,8 @@ mod tests {
                         let mut quants = vec![0; x.len()];
                         let mut scales = vec![0.0; n_scales(x.len())];
                         let scratch = (&mut quants[..], &mut scales[..]);
-                        Kernels::new(isa).matmul(&Serial, &mut out, x, &w, &bias, scratch);
+                        let linear = |_| (w, &bias[..]);
+                        Kernels::new(isa).matmul(&Serial, &mut out, x, 1, linear, scratch);
                         out
                     };
                     let portable = run(Isa::PORTABLE, &x);
@@ -271,7 +293,7 @@ mod tests {
                 let v = random(&mut rng, n_keys * head_dim);
                 let mut out = vec![f32::NAN; head_dim];
                 let shape = AttentionShape { n_head: 1, head_dim, n_ctx: n_keys, past: n_keys - 1 };
-                kernels.attention(&Serial, &mut out, &q, (&k[..], &v[..]), shape);
+                kernels.attention(&Serial, &mut out, &q, 1, |_| (&k[..], &v[..]), shape);
                 let dots: Vec<f64> = k
                     .chunks(head_dim)
                     .map(|k| k.iter().zip(&q).map(|(a, b)| f64::from(a * b)).sum::<f64>())

@@ -19,6 +19,7 @@ pub use verify::{Checked, State, verify};
 
 use crate::format::{AtomicFile, Gguf};
 use crate::mmap::MappedFile;
+use crate::router::Router;
 use crate::set::{Row, SET_FILE, Set};
 use core::fmt;
 use std::fs::{self, File};
@@ -100,6 +101,14 @@ impl SetFolder {
     pub fn set(&self) -> Result<Set<'_>> {
         let set = self.file.gguf().and_then(|gguf| Set::open(&gguf));
         set.map_err(Error::at(&self.path.join(SET_FILE)))
+    }
+
+    /// The set's router, where it has one.
+    ///
+    /// # Errors
+    /// The rule that its tables break.
+    pub fn router(&self) -> Result<Option<Router<'_>>> {
+        Router::open(&self.gguf()?).map_err(Error::at(&self.path.join(SET_FILE)))
     }
 
     /// Where the file of expert `index` lies or would lie.

@@ -16,7 +16,7 @@
 #[cfg(feature = "std")]
 mod build;
 #[cfg(feature = "std")]
-pub use build::build;
+pub use build::{build, keys};
 
 /// A double array over the bytes of a file; any bytes are safe to walk.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,15 @@ impl<'a> Trie<'a> {
             let Some(unit) = self.unit(index) else { return false };
             // Children differ from `index ^ offset` in the low eight bits only.
             is_leaf(unit) || ((index ^ offset(unit)) | 0xff) < self.units.len() || offset(unit) == 0
+        })
+    }
+
+    /// Whether every value that a key can lead to is below `n`, in time linear in the array's length.
+    pub fn has_values_below(&self, n: usize) -> bool {
+        (0..self.units.len()).all(|index| {
+            let Some(unit) = self.unit(index) else { return false };
+            let value = if is_leaf(unit) { None } else { self.value(Node { index, unit }) };
+            value.is_none_or(|value| (value as usize) < n)
         })
     }
 
