@@ -4,7 +4,7 @@ use crate::model::ModelArgs;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::io::Write;
-use xelm_runtime::ensemble::Ensemble;
+use xelm_runtime::ensemble::{Active, Ensemble};
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::pool::Pool;
@@ -72,13 +72,12 @@ impl From<SamplerArgs> for SamplerOptions {
 impl Args {
     pub(crate) fn run(self, threads: usize) -> Result<()> {
         let model = self.model.open()?;
-        let (mut text, mut steps, mut last) = (String::new(), Vec::new(), Vec::new());
+        let (mut text, mut steps) = (String::new(), Vec::new());
         if !self.json {
             write_now(&self.prompt)?;
         }
         let mut emit = |written: Written<'_>| {
             text.push_str(written.text);
-            last = written.experts.to_vec();
             if self.steps {
                 let weights = model.weights_json(written.experts);
                 steps.push(
@@ -88,7 +87,7 @@ impl Args {
             // A reader that went away ends the text.
             self.json || write_now(written.text).is_ok()
         };
-        let (n_tokens, stop) = model.with(|ensemble| {
+        let Generated { n_tokens, stop, active } = model.with(|ensemble| {
             let sampler = self.sampler.into();
             generate(
                 ensemble,
@@ -110,10 +109,10 @@ impl Args {
             Stop::Callback => "callback",
         };
         let (language, how) = model.choice();
-        let weights = model.weights(&last);
+        let weights = model.weights(&active);
         let mut result = json!({
             "prompt": self.prompt, "text": text, "tokens": n_tokens, "stop": stop,
-            "expert": weights.first().map(|(id, _)| id), "experts": model.weights_json(&last),
+            "expert": weights.first().map(|(id, _)| id), "experts": model.weights_json(&active),
             "language": language, "match": how,
         });
         if self.steps {
@@ -129,7 +128,15 @@ fn write_now(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Continues a prompt; an empty one begins a new text. Returns the number of tokens and why it stopped.
+/// How a text came to its end.
+pub(crate) struct Generated {
+    n_tokens: usize,
+    stop: Stop,
+    /// The experts of the last step.
+    active: Vec<Active>,
+}
+
+/// Continues a prompt; an empty one begins a new text.
 pub(crate) fn generate<'e>(
     experts: impl Into<Ensemble<'e>>,
     mixing: Mixing,
@@ -138,7 +145,7 @@ pub(crate) fn generate<'e>(
     sampler: SamplerOptions,
     threads: usize,
     emit: &mut dyn FnMut(Written<'_>) -> bool,
-) -> Result<(usize, Stop)> {
+) -> Result<Generated> {
     let ensemble = experts.into();
     let mut sampler = Sampler::new(sampler)?;
     let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
@@ -150,5 +157,6 @@ pub(crate) fn generate<'e>(
     let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, &pool)?;
     session.prefill_text(prompt.as_bytes())?;
     let stream = if prompt.is_empty() { TextStream::new() } else { TextStream::continuing() };
-    Ok(session.generate(&mut sampler, max_tokens, stream, emit)?)
+    let (n_tokens, stop) = session.generate(&mut sampler, max_tokens, stream, emit)?;
+    Ok(Generated { n_tokens, stop, active: session.active().to_vec() })
 }

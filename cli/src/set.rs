@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Remove(Id),
     /// Copies an expert file into the folder of a set that lists it, once its SHA-256 has been found right.
     Install(Install),
+    /// Brings a set to the version whose set.gguf lies in another folder, with the expert files there.
+    Update(Update),
     /// Writes set.json anew.
     Manifest(Manifest),
 }
@@ -66,6 +68,16 @@ pub(crate) struct Install {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Update {
+    /// Folder of the set; an empty or a new one gets the set for the first time.
+    #[arg(long, value_name = "DIR")]
+    set: PathBuf,
+    /// Folder with the new set.gguf and those of its experts that are new.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Manifest {
     /// Folder of the set.
     #[arg(long, value_name = "DIR")]
@@ -85,6 +97,10 @@ impl Command {
                 report("removed", pack::remove(&set, &id)?, json)
             }
             Command::Install(args) => args.run(),
+            Command::Update(Update { set, from }) => {
+                let files = pack::update(&set, &from)?;
+                files.iter().try_for_each(|file| print_line(set.join(file).display()))
+            }
             Command::Manifest(Manifest { set }) => {
                 let path = set.join(MANIFEST);
                 write_manifest(&set).map_err(|e| format!("{}: {e}", path.display()))?;

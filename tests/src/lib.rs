@@ -6,4 +6,5 @@ pub mod oracle;
 pub mod random;
 pub mod reference;
 pub mod shim;
+pub mod tiny;
 pub mod xelm;

@@ -189,7 +189,7 @@ fn changes_of_many_bytes_do_no_harm() {
             let mut change = Vec::new();
             for j in 0..n_bytes {
                 if j == 0 || !in_a_row {
-                    at = if i % 2 == 0 {
+                    at = if i.is_multiple_of(2) {
                         rng.below(sample.whole.len() as u32) as usize
                     } else {
                         // Before or behind the character map.

@@ -94,7 +94,7 @@ fn stages_one_by_one_equal_the_demo() {
             n_files += 1;
         }
     }
-    assert_eq!(n_files, 1 + 3 + 3 + 3);
+    assert_eq!(n_files, 1 + 3 + 4 + 4);
 }
 
 /// Killed in the middle of a step, a training job goes on from its last checkpoint to the same bits.

@@ -18,6 +18,7 @@ pub struct Pool {
 }
 
 /// Where the crew lives: threads of our own need it at one address.
+#[allow(clippy::large_enum_variant, reason = "the small one is the one that allocates")]
 #[derive(Debug)]
 enum Home {
     Here(Crew),

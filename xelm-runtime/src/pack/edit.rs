@@ -1,7 +1,7 @@
 //! Adding, replacing and removing experts: `set.gguf` is written anew, no other file is touched.
 
 use super::manifest::{MANIFEST, write_manifest};
-use super::{Error, Lock, Result, SetFolder, sync_folder, write_file};
+use super::{Error, Lock, Result, SetFolder, delete_unnamed, sync_folder, write_file};
 use crate::format::{AtomicFile, Gguf, Value, Writer, keys};
 use crate::lang::Tag;
 use crate::mmap::MappedFile;
@@ -9,7 +9,6 @@ use crate::set::{ARCH_SET, Row, SET_FILE, is_file_name};
 use crate::tokenizer::hex;
 use sha2::{Digest, Sha256};
 use std::format;
-use std::fs;
 use std::path::Path;
 use std::string::String;
 use std::vec::Vec;
@@ -142,9 +141,7 @@ impl Edit {
         sync_folder(&path);
         let manifest = self.folder.path().join(MANIFEST);
         write_manifest(self.folder.path()).map_err(Error::at(&manifest))?;
-        for old in self.rows.iter().filter(|old| rows.iter().all(|row| row.file != old.file)) {
-            delete(&self.folder.path().join(&old.file))?;
-        }
+        delete_unnamed(self.folder.path(), &self.rows, &rows)?;
         let dropped_router = !gguf.tensors().all(|tensor| is_kept(tensor.name));
         Ok(Edited { id: row.id, file: row.file, dropped_router })
     }
@@ -192,13 +189,5 @@ fn languages(gguf: &Gguf<'_>) -> Vec<String> {
     match gguf.get(keys::EXPERT_LANGUAGES) {
         Some(Value::Array(array)) => array.strings().map(String::from).collect(),
         _ => Vec::new(),
-    }
-}
-
-/// Deletes a file that may never have been there.
-fn delete(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(Error::at(path)),
     }
 }

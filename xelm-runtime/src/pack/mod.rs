@@ -13,16 +13,16 @@ mod verify;
 
 pub use cache::PackCache;
 pub use edit::{Edited, add, remove, replace};
-pub use install::install;
+pub use install::{install, update};
 pub use manifest::{MANIFEST, write_manifest};
 pub use verify::{Checked, State, verify};
 
 use crate::format::{AtomicFile, Gguf};
 use crate::mmap::MappedFile;
 use crate::router::Router;
-use crate::set::{SET_FILE, Set};
+use crate::set::{Row, SET_FILE, Set};
 use core::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::string::String;
@@ -161,6 +161,18 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).map_err(Error::at(path))?;
     file.commit().map_err(Error::at(path))?;
     sync_folder(path);
+    Ok(())
+}
+
+/// Deletes the files of a set that its next version does not name; they may not be there.
+fn delete_unnamed(folder: &Path, old: &[Row], new: &[Row]) -> Result<()> {
+    for row in old.iter().filter(|old| new.iter().all(|row| row.file != old.file)) {
+        let path = folder.join(&row.file);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.map_err(Error::at(&path))?,
+        }
+    }
     Ok(())
 }
 
