@@ -18,7 +18,7 @@ RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$cache \
 prefix=$cache/prefix
 libraries=$(sed -n 's/^Libs.private: //p' "$prefix/lib/pkgconfig/xelm.pc")
 gcc -std=c11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
-    -I "$prefix/include" tests/corruption.c -o "$cache/corruption" "$prefix/lib/libxelm.a" $libraries
+    -I "$prefix/include" tests/c/corruption.c -o "$cache/corruption" "$prefix/lib/libxelm.a" $libraries
 set=target/tiny/run/set-q8_0
 expert=$(ls "$set"/*.gguf | grep -v /set.gguf | head -n 1)
 "$cache/corruption" "$expert" "${1:-1}" "${2:-10000}"
