@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 cache=$PWD/target/no_alloc
 mkdir -p "$cache"
 tests/tiny_run.sh target/tiny/run
-cargo build --release --quiet -p xelm-ffi
+ffi/install.sh --prefix "$cache/prefix" > /dev/null
 if [ ! -x "$cache/venv/bin/python" ]; then
     python3 -m venv "$cache/venv"
     "$cache/venv/bin/pip" install --quiet xllamacpp==2026.10.11549
@@ -21,8 +21,8 @@ set=target/tiny/run/set-q8_0
 counter=$cache/libcount_malloc.so
 strict=(-std=c11 -O1 -Wall -Wextra -Werror -I include -I ffi/examples)
 cc "${strict[@]}" -shared -fPIC -o "$counter" tests/c/count_malloc.c -ldl
-cc "${strict[@]}" -pedantic -o "$cache/no_alloc" tests/c/no_alloc.c -L target/release -lxelm -lpthread \
-    -Wl,-rpath,"$PWD/target/release"
+cc "${strict[@]}" -pedantic -o "$cache/no_alloc" tests/c/no_alloc.c -L "$cache/prefix/lib" -lxelm \
+    -lpthread -Wl,-rpath,"$cache/prefix/lib"
 
 # An archive without std: no symbol of an allocator, neither called nor defined.
 target=target/embedded/libxelm.a
