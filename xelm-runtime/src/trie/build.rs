@@ -103,46 +103,61 @@ struct Builder {
     /// Whether some node's children already start from this base: two nodes with one base would
     /// see each other's children.
     base_taken: Vec<bool>,
-    /// Places below this index are all used.
-    first_free: usize,
+    /// The free places in ascending order, as a list: the next one of each, and the one before. Of place 0,
+    /// which is never free, the next is the first of all; a next of the array's length ends the list.
+    next: Vec<usize>,
+    previous: Vec<usize>,
+    last_free: usize,
 }
 
 impl Builder {
     fn grow(&mut self) {
-        let len = self.units.len() + 256;
+        let start = self.units.len();
+        let len = start + 256;
         self.units.resize(len, UNUSED);
         self.used.resize(len, false);
         self.base_taken.resize(len, false);
+        self.next.extend(start + 1..=len);
+        self.previous.extend((start..len).map(|place| place.saturating_sub(1)));
+        if start > 0 {
+            self.next[self.last_free] = start;
+            self.previous[start] = self.last_free;
+        }
+        self.last_free = len - 1;
     }
 
     fn take(&mut self, index: usize) {
         self.used[index] = true;
-        while self.used.get(self.first_free) == Some(&true) {
-            self.first_free += 1;
+        if index == 0 {
+            return;
+        }
+        let (previous, next) = (self.previous[index], self.next[index]);
+        self.next[previous] = next;
+        match self.previous.get_mut(next) {
+            Some(after) => *after = previous,
+            None => self.last_free = previous,
         }
     }
 
     /// Finds a base for the children of `node`, reserves their places and links the node to it.
     fn place(&mut self, node: usize, children: &[(u8, core::ops::Range<usize>)]) -> usize {
         let first = usize::from(children[0].0);
+        let mut index = self.next[0];
         let mut tries = 0;
-        let mut index = self.first_free;
         let base = loop {
             if index >= self.units.len() || tries == MAX_TRIES {
                 index = self.units.len();
                 self.grow();
             }
             // A whole block is free after growing, so the search ends.
-            if !self.used[index] {
-                tries += 1;
-                let base = index ^ first;
-                let free = |&(label, _): &(u8, _)| !self.used[base ^ usize::from(label)];
-                let fits = base < self.units.len() && !self.base_taken[base];
-                if fits && encode_offset(node ^ base).is_some() && children.iter().all(free) {
-                    break base;
-                }
+            tries += 1;
+            let base = index ^ first;
+            let free = |&(label, _): &(u8, _)| !self.used[base ^ usize::from(label)];
+            let fits = base < self.units.len() && !self.base_taken[base];
+            if fits && encode_offset(node ^ base).is_some() && children.iter().all(free) {
+                break base;
             }
-            index += 1;
+            index = self.next[index];
         };
         self.base_taken[base] = true;
         for &(label, _) in children {
