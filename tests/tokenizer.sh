@@ -2,7 +2,7 @@
 # `xelm tokenize` against SentencePiece, id for id: texts of the bundled corpus and pieces of them, decomposed
 # characters, all blocks of Unicode, odd spaces, control characters, emoji, invalid UTF-8.
 #
-#   [XELM_SPM=spm.model] tests/tokenizer.sh [RUN]
+#   [XELM_SPM=spm.model] [XELM_PROGRAM=xelm] tests/tokenizer.sh [RUN]
 #
 # RUN is a finished run directory; without one a tiny one is made. XELM_SPM is a SentencePiece unigram model in
 # XGLM's form, which is imported and compared too. SentencePiece comes from PyPI. Exit code 75: it could not be
@@ -11,9 +11,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=target/tokenizer
 mkdir -p "$cache"
-cargo build --release --quiet -p xelm-cli
+xelm=${XELM_PROGRAM:-target/release/xelm}
+[ -n "${XELM_PROGRAM:-}" ] || cargo build --release --quiet -p xelm-cli
 run=${1:-$cache/run}
-[ -e "$run/set/set.gguf" ] || target/release/xelm demo --out "$run" --seed 1 --vocab-size 8000 --n-layer 1 \
+[ -e "$run/set/set.gguf" ] || "$xelm" demo --out "$run" --seed 1 --vocab-size 8000 --n-layer 1 \
     --n-embd 32 --n-head 2 --n-ctx 64 --seed-steps 2 --branch-steps 2 --batch 4 > "$cache/demo.log"
 if [ ! -x "$cache/venv/bin/python" ]; then
     python3 -m venv "$cache/venv"
@@ -23,4 +24,4 @@ if [ ! -x "$cache/venv/bin/python" ]; then
         exit 75
     fi
 fi
-exec "$cache/venv/bin/python" tests/tokenizer.py target/release/xelm "$run" "$cache" ${XELM_SPM:+"$XELM_SPM"}
+exec "$cache/venv/bin/python" tests/tokenizer.py "$xelm" "$run" "$cache" ${XELM_SPM:+"$XELM_SPM"}
