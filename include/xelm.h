@@ -308,14 +308,19 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // exp(-d^4 / T), as the program released with the paper computes it.
 #define XELM_POWER_RELEASE 2
 
-// The tag itself, or an alias of it.
+// The tag itself.
 #define XELM_MATCH_EXACT 0
 
-// A shorter form of the tag, such as "de" for "de-AT".
+// A form of the same language that says less or more, such as "de" for "de-AT", or its
+// macrolanguage, "ar" for "arz".
 #define XELM_MATCH_PREFIX 1
 
-// No expert that is present speaks the language: this one speaks the nearest relative.
+// No expert that is present speaks the language so: this one speaks it in another script or region,
+// or speaks the nearest relative.
 #define XELM_MATCH_RELATED 2
+
+// Another name of the same, such as "he" for "iw" or "zh-Hant-TW" for "zh-TW".
+#define XELM_MATCH_ALIAS 3
 
 // The model ended the text.
 #define XELM_STOP_END 0
@@ -478,10 +483,10 @@ xelm_status xelm_set_expert(const xelm_set *set,
                             size_t *file_len,
                             int32_t *is_present);
 
-// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself, then
-// its shorter forms, then the typologically nearest language. `present` is NULL, and the folder
-// decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*; `language` is the
-// expert's language that matched.
+// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself or
+// another name of it, then its shorter forms, then relatives, the nearest first. `present` is NULL,
+// and the folder decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*;
+// `language` is the expert's language that matched.
 xelm_status xelm_set_select(const xelm_set *set,
                             const char *tag,
                             size_t tag_len,
@@ -490,6 +495,30 @@ xelm_status xelm_set_select(const xelm_set *set,
                             xelm_match *how,
                             const char **language,
                             size_t *language_len);
+
+#if defined(XELM_STD)
+// Checks that the file of expert `index` is whole and undamaged, and fits the set: size, SHA-256,
+// structure, vocabulary, width. It reads the whole file: do it once, after it was fetched.
+// XELM_HASH_MISMATCH where it is another file.
+xelm_status xelm_set_verify(xelm_params *params, const xelm_set *set, size_t index);
+#endif
+
+#if defined(XELM_STD)
+// The same for a file that is not in its place yet, such as one just fetched: when it is found good, a
+// program renames it to the expert's file name, which is atomic.
+xelm_status xelm_set_verify_path(xelm_params *params,
+                                 const xelm_set *set,
+                                 size_t index,
+                                 const char *path,
+                                 size_t path_len);
+#endif
+
+// The same for an expert that lies in memory, at a multiple of 32.
+xelm_status xelm_set_verify_bytes(xelm_params *params,
+                                  const xelm_set *set,
+                                  size_t index,
+                                  const void *data,
+                                  size_t len);
 
 // Bytes of scratch that `xelm_set_route` takes; 0 where the set has no router.
 size_t xelm_set_route_size(const xelm_set *set);

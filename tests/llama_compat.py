@@ -15,102 +15,33 @@ import unicodedata
 import numpy as np
 import sentencepiece
 import sentencepiece.sentencepiece_model_pb2 as spm
-import xllamacpp
+
+from llama import Context, Llama, lib
 
 XELM, RUN, CACHE = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
 N_STRINGS = 500
 N_SEQUENCES = 12  # of the model's whole context each
 
 
-class Opaque(c.Structure):
-    """A parameter struct passed by value: larger than any version of the real one, which is read from
-    and written to its beginning."""
-
-    _fields_ = [("bytes", c.c_uint8 * 1024)]
-
-    def i32(self, offset):
-        return struct.unpack_from("<i", self.bytes, offset)[0]
-
-    def set_i32(self, offset, value):
-        struct.pack_into("<i", self.bytes, offset, value)
-
-
-class Batch(c.Structure):
-    _fields_ = [
-        ("n_tokens", c.c_int32), ("token", c.c_void_p), ("embd", c.c_void_p), ("pos", c.c_void_p),
-        ("n_seq_id", c.c_void_p), ("seq_id", c.c_void_p), ("logits", c.c_void_p),
+def their_logits(llama, tokens):
+    context = Context(llama, len(tokens), exact=True)
+    batch = lib.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    arrays = [
+        (batch.token, c.c_int32), (batch.pos, c.c_int32), (batch.n_seq_id, c.c_int32),
+        (batch.logits, c.c_int8),
     ]
-
-
-# Offsets in llama_context_params of this version, checked against the defaults below.
-N_CTX, N_BATCH, N_UBATCH, FLASH_ATTN, TYPE_K, TYPE_V = 0, 4, 8, 48, 104, 108
-F32, F16 = 0, 1
-
-lib = c.CDLL(str(next(pathlib.Path(xllamacpp.__file__).parent.glob("*.so"))))
-lib.llama_model_default_params.restype = Opaque
-lib.llama_context_default_params.restype = Opaque
-lib.llama_model_load_from_file.restype = c.c_void_p
-lib.llama_model_load_from_file.argtypes = [c.c_char_p, Opaque]
-lib.llama_init_from_model.restype = c.c_void_p
-lib.llama_init_from_model.argtypes = [c.c_void_p, Opaque]
-lib.llama_model_get_vocab.restype = c.c_void_p
-lib.llama_model_get_vocab.argtypes = [c.c_void_p]
-lib.llama_vocab_n_tokens.argtypes = [c.c_void_p]
-lib.llama_tokenize.argtypes = [
-    c.c_void_p, c.c_char_p, c.c_int32, c.POINTER(c.c_int32), c.c_int32, c.c_bool, c.c_bool,
-]
-lib.llama_decode.argtypes = [c.c_void_p, Batch]
-lib.llama_get_logits_ith.restype = c.POINTER(c.c_float)
-lib.llama_get_logits_ith.argtypes = [c.c_void_p, c.c_int32]
-lib.llama_batch_init.restype = Batch
-lib.llama_batch_init.argtypes = [c.c_int32, c.c_int32, c.c_int32]
-lib.llama_free.argtypes = [c.c_void_p]
-lib.llama_model_free.argtypes = [c.c_void_p]
-LOG = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
-quiet = LOG(lambda level, text, _: None)
-lib.llama_log_set(quiet, None)
-lib.llama_backend_init()
-
-
-class Llama:
-    def __init__(self, path):
-        self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-        if not self.model:
-            sys.exit(f"llama.cpp does not load {path}")
-        self.vocab = lib.llama_model_get_vocab(self.model)
-        self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
-
-    def tokenize(self, text):
-        data = text.encode()
-        ids = (c.c_int32 * (len(data) * 4 + 16))()
-        n = lib.llama_tokenize(self.vocab, data, len(data), ids, len(ids), True, False)
-        return list(ids[:n])
-
-    def logits(self, tokens):
-        params = lib.llama_context_default_params()
-        defaults = [params.i32(o) for o in (N_BATCH, N_UBATCH, TYPE_K, TYPE_V)]
-        if defaults != [2048, 512, F16, F16]:
-            sys.exit(f"this llama.cpp lays out its parameters otherwise: {defaults}")
-        for offset, value in [(N_CTX, len(tokens)), (TYPE_K, F32), (TYPE_V, F32), (FLASH_ATTN, 0)]:
-            params.set_i32(offset, value)
-        context = lib.llama_init_from_model(self.model, params)
-        batch = lib.llama_batch_init(len(tokens), 0, 1)
-        batch.n_tokens = len(tokens)
-        arrays = [
-            (batch.token, c.c_int32), (batch.pos, c.c_int32), (batch.n_seq_id, c.c_int32),
-            (batch.logits, c.c_int8),
-        ]
-        token, pos, n_seq, want = [c.cast(p, c.POINTER(t)) for p, t in arrays]
-        seq = c.cast(batch.seq_id, c.POINTER(c.POINTER(c.c_int32)))
-        for i, id in enumerate(tokens):
-            token[i], pos[i], n_seq[i], want[i] = id, i, 1, 1
-            seq[i][0] = 0
-        if lib.llama_decode(context, batch) != 0:
-            sys.exit("llama_decode failed")
-        rows = [np.ctypeslib.as_array(lib.llama_get_logits_ith(context, i), (self.n_vocab,)).copy()
-                for i in range(len(tokens))]
-        lib.llama_free(context)
-        return np.stack(rows)
+    token, pos, n_seq, want = [c.cast(p, c.POINTER(t)) for p, t in arrays]
+    seq = c.cast(batch.seq_id, c.POINTER(c.POINTER(c.c_int32)))
+    for i, id in enumerate(tokens):
+        token[i], pos[i], n_seq[i], want[i] = id, i, 1, 1
+        seq[i][0] = 0
+    context.decode(batch)
+    row = lambda i: lib.llama_get_logits_ith(context.context, i)
+    rows = [np.ctypeslib.as_array(row(i), (llama.n_vocab,)).copy() for i in range(len(tokens))]
+    lib.llama_batch_free(batch)
+    context.free()
+    return np.stack(rows)
 
 
 def our_logits(path, tokens):
@@ -265,9 +196,9 @@ def main():
 
     def both(path):
         model = Llama(path)
-        theirs = np.concatenate([model.logits(s) for s in sequences])
+        theirs = np.concatenate([their_logits(model, s) for s in sequences])
         mine = np.concatenate([our_logits(path, s) for s in sequences])
-        lib.llama_model_free(model.model)
+        model.free()
         return mine, theirs
 
     tanh = with_tanh_gelu(expert)

@@ -1,16 +1,22 @@
-//! `xelm cluster typology`
+//! `xelm cluster typology`, `xelm cluster tfidf`
 
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
+use serde_json::json;
 use std::path::PathBuf;
+use xelm_runtime::router::Rule;
 use xelm_train::run::Run;
+use xelm_train::tfidf::{self, Clusters, Settings};
 use xelm_train::typology::{Distances, cluster};
 
-/// Which languages share an expert.
+/// Which languages, or documents, share an expert.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Typology(Typology),
+    Tfidf(Tfidf),
 }
 
 /// Groups languages by how alike their grammars are: single linkage and greedy matching over the shipped
@@ -31,24 +37,98 @@ pub(crate) struct Typology {
     json: bool,
 }
 
+/// Divides a run's training documents among experts by their words, whatever their language: TF-IDF,
+/// a projection to a few dimensions, balanced k-means. Stop words do not count.
+///
+/// Fitted to a sample of the documents; then every document goes to the nearest centroid, so that the
+/// clusters are only about equally large. Prints how many documents of each language each cluster has. An
+/// expert is the one for a language that has more documents there than in any other cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tfidf {
+    /// Run directory whose documents are clustered; clusters and router are written there.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Number of experts.
+    #[arg(long, value_name = "N")]
+    k: usize,
+    /// What is a word: `unicode` keeps combining marks and takes scripts without spaces by characters and
+    /// pairs of characters, `sklearn` is scikit-learn's and the X-ELM paper's.
+    #[arg(long, default_value = Rule::default().name(), value_name = "RULE", value_parser = rules())]
+    rule: Rule,
+    /// Words that count at most, the most frequent ones.
+    #[arg(long, default_value_t = Settings::default().max_terms, value_name = "N")]
+    max_terms: usize,
+    /// Dimensions that the words are projected to.
+    #[arg(long, default_value_t = Settings::default().dims, value_name = "N")]
+    dims: usize,
+    /// Documents that are fitted to at most. Takes some 2 kB of memory each.
+    #[arg(long, default_value_t = Settings::default().sample, value_name = "N")]
+    sample: usize,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = Settings::default().seed, value_name = "N")]
+    seed: u64,
+    /// Print clusters and table as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn rules() -> impl TypedValueParser<Value = Rule> {
+    PossibleValuesParser::new([Rule::Unicode, Rule::Sklearn].map(Rule::name))
+        .map(|name| Rule::from_name(&name).unwrap_or_default())
+}
+
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
-        let Command::Typology(args) = self;
-        let clusters = match &args.run {
-            Some(root) => Run::open(root)?.cluster_typology(args.k, &mut Progress::new())?,
+        match self {
+            Command::Typology(args) => args.run(),
+            Command::Tfidf(args) => args.run(),
+        }
+    }
+}
+
+impl Typology {
+    fn run(self) -> Result<()> {
+        let clusters = match &self.run {
+            Some(root) => Run::open(root)?.cluster_typology(self.k, &mut Progress::new())?,
             None => {
-                let (clusters, carried) = cluster(&Distances::shipped(), &args.languages, args.k)?;
+                let (clusters, carried) = cluster(&Distances::shipped(), &self.languages, self.k)?;
                 for id in carried {
                     eprintln!("{id} found no partner and was carried up as it is");
                 }
                 clusters
             }
         };
-        if args.json {
+        if self.json {
             return print_line(serde_json::to_string(&clusters)?);
         }
         for (i, cluster) in clusters.iter().enumerate() {
             print_line(format_args!("{i}\t{}\t{:.4}", cluster.id, cluster.distance))?;
+        }
+        Ok(())
+    }
+}
+
+impl Tfidf {
+    fn run(self) -> Result<()> {
+        let Tfidf { k, rule, max_terms, dims, sample, seed, .. } = self;
+        let settings = Settings { rule, max_terms, dims, sample, seed };
+        let run = Run::open(&self.run)?;
+        let Clusters { clusters, documents } =
+            tfidf::cluster(&run, k, &settings, &mut Progress::new())?;
+        if self.json {
+            return print_line(json!({"clusters": clusters, "documents": documents}));
+        }
+        let languages: Vec<&str> = documents.keys().map(String::as_str).collect();
+        print_line(format_args!("cluster\t{}\tdocuments\texpert for", languages.join("\t")))?;
+        for (i, cluster) in clusters.iter().enumerate() {
+            let row: Vec<String> = documents.values().map(|sizes| sizes[i].to_string()).collect();
+            print_line(format_args!(
+                "{}\t{}\t{}\t{}",
+                cluster.id,
+                row.join("\t"),
+                cluster.documents.unwrap_or(0),
+                cluster.languages.join(",")
+            ))?;
         }
         Ok(())
     }

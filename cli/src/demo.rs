@@ -2,6 +2,7 @@
 
 use crate::eval::render;
 use crate::generate::generate;
+use crate::pack::router_line;
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
@@ -19,6 +20,7 @@ use xelm_train::pack::pack;
 use xelm_train::report::Report;
 use xelm_train::run::{Branch, Run, SET};
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
+use xelm_train::tfidf::DeviceSize;
 use xelm_train::typology::Cluster;
 use xelm_train::vocab::VocabSettings;
 
@@ -121,7 +123,10 @@ impl Args {
         train(&Branch::Random, &mut report)?;
         done("baselines", &mut report);
 
-        let packed = pack(&run)?;
+        let packed = pack(&run, &DeviceSize::default(), &mut report)?;
+        if let Some(router) = &packed.router {
+            report.note(&router_line(router));
+        }
         let mut sizes = vec![("set".to_owned(), folder_size(&packed.folder)?)];
         for recipe in RECIPES {
             let name = format!("{SET}-{}", recipe.name());

@@ -1,22 +1,36 @@
 //! `xelm inspect`
 
+use crate::model::Model;
 use crate::{Result, print_line};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use xelm_runtime::format::{Array, Value};
-use xelm_runtime::mmap::{ExpertFile, MappedFile};
-use xelm_runtime::session::{Options, Session};
-use xelm_runtime::set::SET_FILE;
+use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::pack::SetFolder;
+use xelm_runtime::pool::THREAD_STACK;
+use xelm_runtime::session::{Mixing, Options, Session};
+use xelm_runtime::set::{Row, SET_FILE};
 
-/// Shows what a file holds: metadata, tensors, and for an expert the memory that a session takes.
+/// Shows what a file holds: metadata, tensors, for an expert the memory that a session takes, and for the
+/// folder of a set which experts are present.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A GGUF file (expert, set.gguf, checkpoint, token shard, vocabulary) or the folder of a set.
     path: PathBuf,
-    /// Also show the memory that a session with this many positions takes (0: all of the model's).
-    #[arg(long, value_name = "N")]
-    ctx: Option<usize>,
+    /// Also show the memory that a session takes, by category: exactly what the runtime asks for. Of a
+    /// set, a session that mixes the experts that are present.
+    #[arg(long)]
+    plan: bool,
+    /// With --plan: positions of the session; 0 for all that the model has.
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "plan")]
+    ctx: usize,
+    /// With --plan: experts that are mixed at a time; 0 for all.
+    #[arg(long, default_value_t = 1, value_name = "M", requires = "plan")]
+    experts: usize,
+    /// With --plan: bytes for keys and values, as for `xelm generate`.
+    #[arg(long, default_value_t = 0, value_name = "BYTES", requires = "plan")]
+    kv_budget: usize,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -26,7 +40,7 @@ pub(crate) struct Args {
 const SHOWN: usize = 20;
 
 impl Args {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, threads: usize) -> Result<()> {
         let path = if self.path.is_dir() { self.path.join(SET_FILE) } else { self.path.clone() };
         let file =
             MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
@@ -39,11 +53,12 @@ impl Args {
                 json!({"name": t.name, "type": t.dtype.name(), "shape": &t.dims[..t.n_dims], "bytes": t.bytes.len()})
             })
             .collect();
-        let plan = self.plan(&path)?;
+        let plan = self.plan(threads)?;
+        let experts = self.listed()?;
         if self.json {
             return print_line(json!({
                 "file": path, "bytes": file.bytes().len(), "metadata": metadata,
-                "tensors": tensors, "plan": plan,
+                "tensors": tensors, "plan": plan, "experts": experts,
             }));
         }
         print_line(format_args!("{}\t{} bytes", path.display(), file.bytes().len()))?;
@@ -59,22 +74,50 @@ impl Args {
             print_line(format_args!("{n} tensors of type {dtype}\t{bytes} bytes"))?;
         }
         if let Some(plan) = plan {
-            print_line(format_args!("memory of a session\t{plan}"))?;
+            for (category, bytes) in plan.as_object().into_iter().flatten() {
+                print_line(format_args!("plan {category}\t{bytes}"))?;
+            }
+        }
+        for expert in experts.unwrap_or_default() {
+            let is_present = expert["present"] == true;
+            let state = if is_present { "present" } else { "absent" };
+            print_line(format_args!("expert {}\t{state}\t{}", expert["id"], expert["languages"]))?;
         }
         Ok(())
     }
 
+    /// The experts of a set's folder, and which are present.
+    fn listed(&self) -> Result<Option<Vec<Json>>> {
+        if !self.path.is_dir() {
+            return Ok(None);
+        }
+        let folder = SetFolder::open(&self.path)?;
+        let rows = Row::read(&folder.set()?).into_iter().enumerate();
+        let experts = rows.map(|(i, row)| {
+            json!({
+                "id": row.id, "file": row.file, "languages": row.languages, "bytes": row.size,
+                "present": folder.is_present(i),
+            })
+        });
+        Ok(Some(experts.collect()))
+    }
+
     /// Planned bytes by category.
-    fn plan(&self, path: &Path) -> Result<Option<Json>> {
-        let Some(n_ctx) = self.ctx else { return Ok(None) };
-        let file = ExpertFile::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let expert = file.expert();
-        let options = Options { n_ctx, ..Options::default() };
-        let plan = Session::plan(expert, &options)?;
-        Ok(Some(json!({
-            "weights_mapped": expert.weight_bytes(), "kv": plan.kv, "scratch": plan.scratch,
-            "text": plan.text, "total": plan.total,
-        })))
+    fn plan(&self, threads: usize) -> Result<Option<Json>> {
+        if !self.plan {
+            return Ok(None);
+        }
+        let mixing = Mixing { top_m: self.experts, kv_budget: self.kv_budget, ..Mixing::default() };
+        let model = Model::open(&self.path, mixing)?;
+        model.with(|ensemble| {
+            let n_ctx = self.ctx;
+            let plan = Session::plan(ensemble, &Options { n_ctx, mixing, ..Options::default() })?;
+            Ok(Some(json!({
+                "total": plan.total, "kv": plan.kv, "scratch": plan.scratch, "text": plan.text,
+                "routing": plan.routing, "n_resident": plan.n_resident,
+                "weights_mapped": plan.mapped, "thread_stacks": (threads - 1) * THREAD_STACK,
+            })))
+        })
     }
 }
 

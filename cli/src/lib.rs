@@ -17,9 +17,11 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod score;
+mod set;
 mod tokenize;
 mod tokenizer;
 mod train;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -61,6 +63,9 @@ enum Command {
     Train(train::Args),
     Pack(pack::Args),
     Quantize(quantize::Args),
+    #[command(subcommand)]
+    Set(set::Command),
+    Verify(verify::Args),
     #[command(subcommand)]
     Eval(eval::Command),
     Generate(generate::Args),
@@ -104,12 +109,14 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => args.run(),
         Command::Pack(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Set(command) => command.run(),
+        Command::Verify(args) => args.run(),
         Command::Eval(command) => command.run(),
         Command::Generate(args) => args.run(threads),
         Command::Score(args) => args.run(threads),
         Command::Tokenize(args) => args.run(),
         Command::Logits(args) => args.run(threads),
-        Command::Inspect(args) => args.run(),
+        Command::Inspect(args) => args.run(threads),
         Command::Devices(args) => args.run(threads),
     }
 }

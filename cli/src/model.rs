@@ -7,10 +7,11 @@ use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 use xelm_runtime::ensemble::{Active, Ensemble};
 use xelm_runtime::expert::Expert;
-use xelm_runtime::mmap::{ExpertFile, MappedFile};
-use xelm_runtime::router::{Power, RouteOptions, Router};
+use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::pack::SetFolder;
+use xelm_runtime::router::{Power, RouteOptions};
 use xelm_runtime::session::{Mixing, Routing};
-use xelm_runtime::set::{Match, SET_FILE, Set};
+use xelm_runtime::set::Match;
 
 /// Which model: an expert file, the expert of a set that speaks a language, or a mixture of a set's
 /// experts that the text itself chooses.
@@ -61,8 +62,8 @@ pub(crate) struct Model {
     /// By index in the set; one where there is no set.
     files: Vec<Option<ExpertFile>>,
     ids: Vec<String>,
-    /// The set's own file and its name, where its router chooses.
-    set: Option<(PathBuf, MappedFile)>,
+    /// The set, where its router chooses.
+    set: Option<SetFolder>,
     /// Language and reason, where a set was asked for a language.
     choice: Option<(String, Match)>,
     pub(crate) mixing: Mixing,
@@ -97,34 +98,37 @@ impl ModelArgs {
 }
 
 /// Opens every expert of a set that is present.
-fn open_set(folder: &Path, mixing: Mixing) -> Result<Model> {
-    let path = folder.join(SET_FILE);
-    let file =
-        MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
-    let describe = |e: xelm_runtime::Error| format!("{}: {e}", path.display());
+fn open_set(path: &Path, mixing: Mixing) -> Result<Model> {
+    let folder = SetFolder::open(path)?;
     let (mut files, mut ids) = (Vec::new(), Vec::new());
-    {
-        let gguf = file.gguf().map_err(describe)?;
-        for entry in Set::open(&gguf).map_err(describe)?.entries() {
-            let path = folder.join(entry.file);
-            files.push(path.exists().then(|| open_expert(&path)).transpose()?);
-            ids.push(entry.id.to_owned());
-        }
+    for (i, entry) in folder.set()?.entries().enumerate() {
+        let path = folder.expert(i).filter(|path| path.exists());
+        files.push(path.map(|path| open_expert(&path)).transpose()?);
+        ids.push(entry.id.to_owned());
     }
-    Ok(Model { files, ids, set: Some((path, file)), choice: None, mixing })
+    Ok(Model { files, ids, set: Some(folder), choice: None, mixing })
 }
 
 impl Model {
+    /// An expert file, or every expert of a set's folder that is present.
+    pub(crate) fn open(path: &Path, mixing: Mixing) -> Result<Model> {
+        if path.is_dir() {
+            return open_set(path, mixing);
+        }
+        let file = open_expert(path)?;
+        let ids = vec![file.expert().id().to_owned()];
+        Ok(Model { files: vec![Some(file)], ids, set: None, choice: None, mixing })
+    }
+
     /// Calls `work` with the experts.
     pub(crate) fn with<T>(&self, work: impl FnOnce(Ensemble<'_>) -> Result<T>) -> Result<T> {
         let experts: Vec<Option<&Expert<'_>>> =
             self.files.iter().map(|file| file.as_ref().map(ExpertFile::expert)).collect();
-        let Some((path, set)) = &self.set else {
+        let Some(folder) = &self.set else {
             return work(Ensemble::new(&experts, None)?);
         };
-        let describe = |e: xelm_runtime::Error| format!("{}: {e}", path.display());
-        let gguf = set.gguf().map_err(describe)?;
-        let router = Router::open(&gguf).map_err(describe)?;
+        let describe = |e: xelm_runtime::Error| format!("{}: {e}", folder.path().display());
+        let router = folder.router()?;
         work(Ensemble::new(&experts, router).map_err(describe)?)
     }
 

@@ -2,8 +2,9 @@
 
 use crate::Result;
 use std::path::{Path, PathBuf};
-use xelm_runtime::mmap::{ExpertFile, MappedFile};
-use xelm_runtime::set::{Match, SET_FILE, Set};
+use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::pack::SetFolder;
+use xelm_runtime::set::Match;
 
 /// Which expert: a file, or the one of a set that speaks a language.
 #[derive(Debug, clap::Args)]
@@ -32,27 +33,19 @@ impl ExpertArgs {
         if let Some(path) = &self.expert {
             return Ok(Opened { file: open_expert(path)?, choice: None });
         }
-        let folder = self.set.clone().unwrap_or_default();
-        let path = folder.join(SET_FILE);
+        let folder = SetFolder::open(self.set.as_deref().unwrap_or(Path::new(".")))?;
+        let set = folder.set()?;
         let tag = self.lang.as_deref().unwrap_or_default();
-        let file =
-            MappedFile::open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
-        let describe = |e: xelm_runtime::Error| format!("{}: {e}", path.display());
-        let gguf = file.gguf().map_err(describe)?;
-        let set = Set::open(&gguf).map_err(describe)?;
-        let is_present = |i: usize| set.entry(i).is_some_and(|e| folder.join(e.file).exists());
-        let selected = set.select(tag, is_present).map_err(|e| {
+        let selected = set.select(tag, |i| folder.is_present(i)).map_err(|e| {
             let languages: Vec<_> = set.languages().map(|(_, tag)| tag).collect();
             format!("language {tag:?}: {e}; the set speaks {}", languages.join(", "))
         })?;
-        let entry = set.entry(selected.expert).ok_or("the set is inconsistent")?;
+        let path = folder.expert(selected.expert).ok_or("the set is inconsistent")?;
         let language = selected.language.to_owned();
-        if selected.how == Match::Related {
-            eprintln!(
-                "no expert speaks {tag}; the expert of its nearest relative, {language}, is used"
-            );
+        if selected.how != Match::Exact {
+            eprintln!("{selected}");
         }
-        let file = open_expert(&folder.join(entry.file))?;
+        let file = open_expert(&path)?;
         Ok(Opened { file, choice: Some((language, selected.how)) })
     }
 }
@@ -70,6 +63,7 @@ pub(crate) fn open_expert(path: &Path) -> Result<ExpertFile> {
 pub(crate) fn match_name(how: Match) -> &'static str {
     match how {
         Match::Exact => "exact",
+        Match::Alias => "alias",
         Match::Prefix => "prefix",
         Match::Related => "related",
     }

@@ -96,10 +96,11 @@ pub unsafe extern "C" fn xelm_ensemble_open(
         // else.
         let table = unsafe { core::slice::from_raw_parts_mut(table, n_experts) };
         for (member, &expert) in table.iter_mut().zip(experts) {
-            // SAFETY: the header's rule for handles; they stay open while the ensemble is.
-            let expert: Member =
-                if expert.is_null() { None } else { Some(unsafe { xelm_expert::get(expert) }?) };
-            member.write(expert);
+            member.write(match expert.is_null() {
+                true => None,
+                // SAFETY: the header's rule for handles; they stay open while the ensemble is.
+                false => Some(unsafe { xelm_expert::get(expert) }?),
+            });
         }
         // SAFETY: every element has just been written.
         let table = unsafe { &*(core::ptr::from_ref(table) as *const [Member]) };

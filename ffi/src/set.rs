@@ -33,12 +33,16 @@ impl Handle for xelm_set {
 
 /// How a language tag led to an expert.
 pub type xelm_match = i32;
-/// The tag itself, or an alias of it.
+/// The tag itself.
 pub const XELM_MATCH_EXACT: xelm_match = 0;
-/// A shorter form of the tag, such as "de" for "de-AT".
+/// A form of the same language that says less or more, such as "de" for "de-AT", or its
+/// macrolanguage, "ar" for "arz".
 pub const XELM_MATCH_PREFIX: xelm_match = 1;
-/// No expert that is present speaks the language: this one speaks the nearest relative.
+/// No expert that is present speaks the language so: this one speaks it in another script or region,
+/// or speaks the nearest relative.
 pub const XELM_MATCH_RELATED: xelm_match = 2;
+/// Another name of the same, such as "he" for "iw" or "zh-Hant-TW" for "zh-TW".
+pub const XELM_MATCH_ALIAS: xelm_match = 3;
 
 impl xelm_set {
     /// The set behind a pointer from C.
@@ -321,10 +325,10 @@ pub unsafe extern "C" fn xelm_set_expert(
     })
 }
 
-/// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself, then
-/// its shorter forms, then the typologically nearest language. `present` is NULL, and the folder
-/// decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*; `language` is the
-/// expert's language that matched.
+/// Chooses the expert for a language tag (BCP 47) among those that are present: the tag itself or
+/// another name of it, then its shorter forms, then relatives, the nearest first. `present` is NULL,
+/// and the folder decides, or one byte per expert, 0 for absent. `how` is one of XELM_MATCH_*;
+/// `language` is the expert's language that matched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_set_select(
     set: *const xelm_set,
@@ -348,6 +352,7 @@ pub unsafe extern "C" fn xelm_set_select(
         expert.set(selected.expert);
         how.set(match selected.how {
             Match::Exact => XELM_MATCH_EXACT,
+            Match::Alias => XELM_MATCH_ALIAS,
             Match::Prefix => XELM_MATCH_PREFIX,
             Match::Related => XELM_MATCH_RELATED,
         });
@@ -355,6 +360,65 @@ pub unsafe extern "C" fn xelm_set_select(
         language_len.set(selected.language.len());
         Ok(())
     })
+}
+
+/// Checks that the file of expert `index` is whole and undamaged, and fits the set: size, SHA-256,
+/// structure, vocabulary, width. It reads the whole file: do it once, after it was fetched.
+/// XELM_HASH_MISMATCH where it is another file.
+#[cfg(feature = "std")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params and handles.
+    unsafe {
+        params::with(params, |_| {
+            let set = xelm_set::get(set)?;
+            let (source, name) = set.expert(index)?;
+            source.verify(&set.set, index).map_err(|e| Failure::at(e, name))
+        })
+    }
+}
+
+/// The same for a file that is not in its place yet, such as one just fetched: when it is found good, a
+/// program renames it to the expert's file name, which is atomic.
+#[cfg(feature = "std")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify_path(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+    path: *const c_char,
+    path_len: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, handles and inputs.
+    unsafe {
+        params::with(params, |_| {
+            let (set, path) =
+                (xelm_set::get(set)?, pointer::string(path.cast(), path_len, "path")?);
+            Source::path(path)?.verify(&set.set, index).map_err(|e| Failure::at(e, path))
+        })
+    }
+}
+
+/// The same for an expert that lies in memory, at a multiple of 32.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_set_verify_bytes(
+    params: *mut xelm_params,
+    set: *const xelm_set,
+    index: usize,
+    data: *const c_void,
+    len: usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for params, handles and inputs.
+    unsafe {
+        params::with(params, |_| {
+            let set = xelm_set::get(set)?;
+            Ok(Source::bytes(data, len)?.verify(&set.set, index)?)
+        })
+    }
 }
 
 /// Bytes of scratch that `xelm_set_route` takes; 0 where the set has no router.

@@ -7,6 +7,7 @@ use xelm_runtime::Error;
 use xelm_runtime::format::Gguf;
 #[cfg(feature = "std")]
 use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::set::Set;
 
 /// Bytes that stay where they are for as long as a handle is open.
 #[derive(Debug)]
@@ -43,18 +44,26 @@ impl Source {
         Ok(Source::File(file))
     }
 
+    fn all(&self) -> &[u8] {
+        match self {
+            Source::Bytes(bytes) => bytes,
+            #[cfg(feature = "std")]
+            Source::File(file) => file.bytes(),
+        }
+    }
+
+    /// Whether these are the bytes of expert `index` of a set.
+    pub(crate) fn verify(&self, set: &Set<'_>, index: usize) -> Result<(), Error> {
+        set.verify(index, self.all())
+    }
+
     /// The bytes as GGUF.
     ///
     /// # Safety
     /// The result is used only while this source lives, moved though it may be.
     pub(crate) unsafe fn gguf(&self) -> Result<Gguf<'static>, Error> {
-        let bytes: &'static [u8] = match self {
-            Source::Bytes(bytes) => bytes,
-            // SAFETY: a mapping stays at its address until it is dropped, whoever owns it; that it
-            // is not dropped before is the caller's promise.
-            #[cfg(feature = "std")]
-            Source::File(file) => unsafe { core::mem::transmute::<&[u8], &[u8]>(file.bytes()) },
-        };
-        Gguf::open(bytes)
+        // SAFETY: the bytes, mapped or the caller's, stay at their address until this source is
+        // dropped, whoever owns it; that the result is not used longer is the caller's promise.
+        Gguf::open(unsafe { core::mem::transmute::<&[u8], &[u8]>(self.all()) })
     }
 }

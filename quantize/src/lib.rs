@@ -9,8 +9,10 @@ use rayon::prelude::*;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use xelm_runtime::config::{Role, TensorId};
+use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
 use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::pack::{MANIFEST, write_manifest};
 use xelm_runtime::quant::{DType, dequantize_row, quantize_row};
 use xelm_runtime::set::{ARCH_SET, SET_FILE, Set, file_identity, keys as set_keys};
 
@@ -150,9 +152,7 @@ pub fn quantize_file(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
     // Only whole models: a set or a checkpoint would be quantised into nonsense.
-    let n_layer = xelm_runtime::expert::Expert::n_layer(&gguf).map_err(file(from))?;
-    let mut layers = vec![xelm_runtime::expert::Layer::default(); n_layer];
-    xelm_runtime::expert::Expert::open(gguf, &mut layers).map_err(file(from))?;
+    Expert::check(&gguf).map_err(file(from))?;
     let plan: Vec<(Tensor<'_>, DType)> = gguf
         .tensors()
         .filter_map(|t| Some((t, recipe.dtype(TensorId::parse(t.name)?, t.n_cols()))))
@@ -217,7 +217,7 @@ fn converted<'a>(tensor: &'a Tensor<'a>, to: DType) -> impl Iterator<Item = Vec<
     })
 }
 
-/// Quantises every expert of a set into the folder `to`, and writes its `set.gguf`.
+/// Quantises every expert of a set into the folder `to`, and writes its `set.gguf` and manifest.
 ///
 /// # Errors
 /// As [`quantize_file`]; an expert file is missing.
@@ -257,5 +257,6 @@ pub fn quantize_set(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
         body.tensor([tensor.bytes]).map_err(file(&target))?;
     }
     body.finish().map_err(file(&target))?.commit().map_err(io(&target))?;
+    write_manifest(to).map_err(file(&to.join(MANIFEST)))?;
     Ok(total)
 }

@@ -3,6 +3,7 @@
 pub mod ensembles;
 pub mod operations;
 pub mod oracle;
+pub mod random;
 pub mod reference;
 pub mod shim;
 pub mod xelm;

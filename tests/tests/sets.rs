@@ -30,7 +30,8 @@ fn tags_lead_to_experts() {
         };
         assert_eq!(all("de"), ("de-el", "de", Match::Exact));
         assert_eq!(all("DE"), ("de-el", "de", Match::Exact));
-        assert_eq!(all("jpn"), ("ja-ko", "ja", Match::Exact));
+        assert_eq!(all("jpn"), ("ja-ko", "ja", Match::Alias));
+        assert_eq!(all("ja-Jpan"), ("ja-ko", "ja", Match::Alias));
         assert_eq!(all("de-AT"), ("de-el", "de", Match::Prefix));
         assert_eq!(all("el-Grek-CY-polyton"), ("de-el", "el", Match::Prefix));
         // Languages of the typology table that the set does not speak.

@@ -8,6 +8,8 @@ use core::fmt;
 pub const ARCH_STANDARD: &str = "gpt2";
 /// `general.architecture` of a file that only xelm computes rightly.
 pub const ARCH_OWN: &str = "xelm";
+/// Most layers that a model may have.
+pub const MAX_LAYERS: usize = 512;
 
 /// The nonlinearity between the two halves of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Config {
             (self.n_vocab, 1 << 24, keys::TOKENS),
             (self.n_ctx, 1 << 20, keys::CONTEXT_LENGTH),
             (self.n_embd, 1 << 16, keys::EMBEDDING_LENGTH),
-            (self.n_layer, 512, keys::BLOCK_COUNT),
+            (self.n_layer, MAX_LAYERS, keys::BLOCK_COUNT),
             (self.n_head, 1 << 12, keys::HEAD_COUNT),
             (self.n_ff, 1 << 18, keys::FEED_FORWARD_LENGTH),
         ];

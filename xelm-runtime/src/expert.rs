@@ -1,6 +1,6 @@
 //! An expert: one language model in a mapped file. Immutable, shared by any number of sessions.
 
-use crate::config::{Config, Role, TensorId, inventory};
+use crate::config::{Config, MAX_LAYERS, Role, TensorId, inventory};
 use crate::error::{Error, Result};
 use crate::format::{Gguf, Tensor, keys};
 use crate::quant::{DType, dequantize_row};
@@ -92,39 +92,79 @@ impl<'a> Expert<'a> {
         Ok(Config::read(gguf)?.n_layer)
     }
 
-    /// Checks that the file holds a whole model and finds its tensors. `layers` is filled.
+    /// Checks that a file holds a whole model, without the memory that [`Expert::open`] needs: its
+    /// dimensions, and its tokenizer where it has one of ours.
     ///
     /// # Errors
-    /// The rule that the file breaks; [`Error::BufferTooSmall`] where `layers` is too short.
-    pub fn open(gguf: Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self> {
-        let config = Config::read(&gguf)?;
+    /// The rule that the file breaks.
+    pub fn check(gguf: &Gguf<'a>) -> Result<(Config, Option<Tokenizer<'a>>)> {
+        let config = Config::read(gguf)?;
         gguf.expect_format_version()?;
-        let short = Error::BufferTooSmall { needed: config.n_layer };
-        let layers = layers.get_mut(..config.n_layer).ok_or(short)?;
-        let mut expert = Expert {
-            gguf,
-            config,
-            tokenizer: match Tokenizer::open(&gguf) {
-                Ok(tokenizer) => Some(tokenizer),
-                Err(Error::NoTokenizer) => None,
-                Err(error) => return Err(error),
-            },
-            token_embd: Matrix::EMPTY,
-            position_embd: &[],
-            output_norm: (&[], &[]),
-            layers: &[],
+        let tokenizer = match Tokenizer::open(gguf) {
+            Ok(tokenizer) => Some(tokenizer),
+            Err(Error::NoTokenizer) => None,
+            Err(error) => return Err(error),
         };
-        if expert.tokenizer.is_some_and(|t| t.n_vocab() != config.n_vocab) {
+        if tokenizer.is_some_and(|t| t.n_vocab() != config.n_vocab) {
             return Err(Error::OutOfRange { what: keys::TOKENS });
         }
-        layers.fill(Layer::default());
-        let mut n_found = 0;
+        // One bit for each role, in the layers and, at 0, outside them.
+        let mut seen = [0u32; MAX_LAYERS + 1];
+        let place = |id: &TensorId| (id.layer.map_or(0, |l| l + 1), 1u32 << id.role as u32);
         for tensor in gguf.tensors() {
             let id = TensorId::parse(tensor.name);
             // A tensor that the model does not have would silently change what is computed
             // (an untied output layer, for instance).
             let unknown = Error::OutOfRange { what: "the name of a tensor" };
             let id = id.filter(|id| id.layer.is_none_or(|l| l < config.n_layer)).ok_or(unknown)?;
+            checked(&tensor, id, &config)?;
+            let (layer, bit) = place(&id);
+            if seen[layer] & bit != 0 {
+                return Err(Error::OutOfRange { what: "the number of tensors" });
+            }
+            seen[layer] |= bit;
+        }
+        let missing = inventory(&config).find(|id| {
+            let (layer, bit) = place(id);
+            seen[layer] & bit == 0
+        });
+        match missing {
+            Some(id) => Err(Error::MissingTensor { name: id.role.name() }),
+            None => Ok((config, tokenizer)),
+        }
+    }
+
+    /// Checks what [`Expert::check`] does and also that the tokenizer's tables agree with each other,
+    /// in time linear in the vocabulary.
+    ///
+    /// # Errors
+    /// The rule that the file breaks.
+    pub fn verify(gguf: &Gguf<'a>) -> Result<(Config, Option<Tokenizer<'a>>)> {
+        let (config, tokenizer) = Expert::check(gguf)?;
+        tokenizer.map_or(Ok(()), |t| t.verify())?;
+        Ok((config, tokenizer))
+    }
+
+    /// Checks that the file holds a whole model and finds its tensors. `layers` is filled.
+    ///
+    /// # Errors
+    /// The rule that the file breaks; [`Error::BufferTooSmall`] where `layers` is too short.
+    pub fn open(gguf: Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self> {
+        let (config, tokenizer) = Expert::check(&gguf)?;
+        let short = Error::BufferTooSmall { needed: config.n_layer };
+        let layers = layers.get_mut(..config.n_layer).ok_or(short)?;
+        layers.fill(Layer::default());
+        let mut expert = Expert {
+            gguf,
+            config,
+            tokenizer,
+            token_embd: Matrix::EMPTY,
+            position_embd: &[],
+            output_norm: (&[], &[]),
+            layers: &[],
+        };
+        for tensor in gguf.tensors() {
+            let Some(id) = TensorId::parse(tensor.name) else { continue };
             let matrix = checked(&tensor, id, &config)?;
             let vector = || matrix.elements::<f32>();
             let mut none = Layer::default();
@@ -150,44 +190,9 @@ impl<'a> Expert<'a> {
                 Role::OutputNormWeight => expert.output_norm.0 = vector(),
                 Role::OutputNormBias => expert.output_norm.1 = vector(),
             }
-            n_found += 1;
         }
         expert.layers = layers;
-        expert.check_complete(n_found)?;
         Ok(expert)
-    }
-
-    /// Every tensor of the inventory is there, and none twice.
-    fn check_complete(&self, n_found: usize) -> Result<()> {
-        for id in inventory(&self.config) {
-            let layer = id.layer.and_then(|l| self.layers.get(l)).copied().unwrap_or_default();
-            let missing = match id.role {
-                Role::TokenEmbd => self.token_embd.bytes.is_empty(),
-                Role::PositionEmbd => self.position_embd.is_empty(),
-                Role::AttnNormWeight => layer.attn_norm.0.is_empty(),
-                Role::AttnNormBias => layer.attn_norm.1.is_empty(),
-                Role::AttnQkvWeight => layer.attn_qkv.0.bytes.is_empty(),
-                Role::AttnQkvBias => layer.attn_qkv.1.is_empty(),
-                Role::AttnOutputWeight => layer.attn_output.0.bytes.is_empty(),
-                Role::AttnOutputBias => layer.attn_output.1.is_empty(),
-                Role::FfnNormWeight => layer.ffn_norm.0.is_empty(),
-                Role::FfnNormBias => layer.ffn_norm.1.is_empty(),
-                Role::FfnUpWeight => layer.ffn_up.0.bytes.is_empty(),
-                Role::FfnUpBias => layer.ffn_up.1.is_empty(),
-                Role::FfnDownWeight => layer.ffn_down.0.bytes.is_empty(),
-                Role::FfnDownBias => layer.ffn_down.1.is_empty(),
-                Role::OutputNormWeight => self.output_norm.0.is_empty(),
-                Role::OutputNormBias => self.output_norm.1.is_empty(),
-            };
-            if missing {
-                return Err(Error::MissingTensor { name: id.role.name() });
-            }
-        }
-        if n_found == inventory(&self.config).count() {
-            Ok(())
-        } else {
-            Err(Error::OutOfRange { what: "the number of tensors" })
-        }
     }
 
     /// The dimensions.

@@ -7,8 +7,9 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`], [`set`] → [`router`], [`kernels`],
-//! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`].
+//! [`tokenizer`], [`config`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
+//! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also `mmap`, `pool`
+//! → `pack`.
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -44,6 +45,8 @@ pub mod trie;
 pub mod crew;
 #[cfg(feature = "std")]
 pub mod mmap;
+#[cfg(feature = "std")]
+pub mod pack;
 #[cfg(feature = "std")]
 pub mod pool;
 

@@ -79,7 +79,7 @@ pub struct ExpertFile {
     // only way out is `expert`, which shortens it.
     expert: Expert<'static>,
     _layers: LayerTable,
-    _file: Box<MappedFile>,
+    file: Box<MappedFile>,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl ExpertFile {
     /// The operating system's, or the rule that the file breaks.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Box::new(MappedFile::open(path)?);
-        // SAFETY: the box keeps the mapping at one address until `_file` is dropped, which is
+        // SAFETY: the box keeps the mapping at one address until `file` is dropped, which is
         // after `expert`; the reference never leaves this struct with this lifetime.
         let bytes: &'static [u8] = unsafe { core::mem::transmute::<&[u8], &[u8]>(file.bytes()) };
         let gguf = Gguf::open(bytes)?;
@@ -112,7 +112,12 @@ impl ExpertFile {
         let layers = LayerTable(Box::into_raw(layers));
         // SAFETY: freshly leaked, so unique and valid until `LayerTable` is dropped, after `expert`.
         let expert = Expert::open(gguf, unsafe { &mut *layers.0 })?;
-        Ok(ExpertFile { expert, _layers: layers, _file: file })
+        Ok(ExpertFile { expert, _layers: layers, file })
+    }
+
+    /// Bytes that are mapped: the size of the file.
+    pub fn mapped_bytes(&self) -> usize {
+        self.file.bytes().len()
     }
 
     /// The expert.

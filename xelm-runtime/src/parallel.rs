@@ -27,8 +27,8 @@ unsafe impl Parallel for Serial {
     }
 }
 
-/// Multiply-adds below which a phase is not worth waking a thread for.
-const MIN_WORK: usize = 1 << 16;
+/// Multiply-adds of a task at least: below, the work is not worth sharing.
+const MIN_WORK: usize = 1 << 15;
 
 /// How many equal parts `n` items are divided into when the whole phase costs `work` multiply-adds
 /// and parts must be multiples of `unit`. Depends on shapes only.

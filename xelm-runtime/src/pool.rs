@@ -9,12 +9,19 @@ use std::vec::Vec;
 /// Stack of a pool's thread, in bytes. The kernels need a few KiB.
 pub const THREAD_STACK: usize = 64 << 10;
 
-/// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`]. Dropping it ends
-/// them.
+/// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`], and nothing at all
+/// where there is but one. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
-    crew: Arc<Crew>,
+    crew: Home,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Where the crew lives: threads of our own need it at one address.
+#[derive(Debug)]
+enum Home {
+    Here(Crew),
+    Shared(Arc<Crew>),
 }
 
 impl Pool {
@@ -34,9 +41,13 @@ impl Pool {
     pub fn with_room(n_threads: usize, n_lent: usize) -> std::io::Result<Self> {
         let n_workers = (n_threads.max(1) - 1).min(MAX_WORKERS);
         let crew = Crew::new(n_workers.saturating_add(n_lent));
-        let mut pool = Pool { crew: Arc::new(crew), threads: Vec::new() };
+        if n_workers == 0 {
+            return Ok(Pool { crew: Home::Here(crew), threads: Vec::new() });
+        }
+        let crew = Arc::new(crew);
+        let mut pool = Pool { crew: Home::Shared(Arc::clone(&crew)), threads: Vec::new() };
         for i in 1..=n_workers {
-            let crew = Arc::clone(&pool.crew);
+            let crew = Arc::clone(&crew);
             let builder = std::thread::Builder::new();
             let builder = builder.name(std::format!("xelm-{i}")).stack_size(THREAD_STACK);
             pool.threads.push(builder.spawn(move || {
@@ -44,13 +55,16 @@ impl Pool {
             })?);
         }
         // A thread allocates while it starts; nothing may do so later.
-        pool.crew.wait_for_workers(n_workers);
+        crew.wait_for_workers(n_workers);
         Ok(pool)
     }
 
     /// The crew, to which threads may be lent.
     pub fn crew(&self) -> &Crew {
-        &self.crew
+        match &self.crew {
+            Home::Here(crew) => crew,
+            Home::Shared(crew) => crew,
+        }
     }
 
     /// Threads of its own that work on a phase, the calling one included.
@@ -62,13 +76,13 @@ impl Pool {
 // SAFETY: the crew keeps the promise.
 unsafe impl Parallel for Pool {
     fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.crew.run(n_tasks, task);
+        self.crew().run(n_tasks, task);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.crew.close();
+        self.crew().close();
         for thread in self.threads.drain(..) {
             // A worker ends only by returning; a panic inside a task has been reported already.
             let _ = thread.join();

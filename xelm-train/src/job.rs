@@ -107,7 +107,7 @@ impl Job {
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         let _lock = self.lock()?;
         let path = self.folder.join(CHECKPOINT);
-        remove_unfinished(&self.folder);
+        AtomicFile::remove_unfinished(&self.folder);
 
         let saved = if path.exists() { Some(self.open_checkpoint(&path)?) } else { None };
         if let Some(done) = saved.as_ref().filter(|c| c.info.step == settings.steps) {
@@ -323,17 +323,6 @@ fn locate(model: &Model, backend: &dyn Backend) -> Result<String> {
         }
     }
     Ok("the loss".to_owned())
-}
-
-/// Removes what killed processes left half-written; the folder is locked.
-fn remove_unfinished(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().contains(".tmp-") {
-            // What cannot be removed only takes space.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
 
 fn to_json(value: &impl Serialize) -> Result<String> {

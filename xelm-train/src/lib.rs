@@ -3,8 +3,8 @@
 //! Each stage reads what earlier ones wrote to a run directory ([`run`]) and can be repeated, resumed,
 //! or done on another machine:
 //!
-//! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] → [`job`] (seed, then experts) → [`pack`] →
-//! [`evaluate`].
+//! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
+//! [`pack`] → [`evaluate`].
 //!
 //! Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
 //! [`backend`] computes it.
@@ -24,6 +24,7 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod stream;
+pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;

@@ -3,7 +3,9 @@
 use crate::checkpoint::{Checkpoint, CheckpointInfo};
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::model::position_table;
+use crate::report::Report;
 use crate::run::{DENSE, RANDOM, Run, SEED, SET, TOKENIZER};
+use crate::tfidf::{DeviceSize, SetRouter, router_for};
 use crate::typology::Distances;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -13,8 +15,10 @@ use xelm_runtime::config::{
 use xelm_runtime::format::{AtomicFile, FORMAT_VERSION, Gguf, Writer, keys};
 use xelm_runtime::math;
 use xelm_runtime::mmap::MappedFile;
+use xelm_runtime::pack::{MANIFEST, write_manifest};
 use xelm_runtime::quant::DType;
-use xelm_runtime::set::{ARCH_SET, SET_FILE, file_identity, keys as set_keys};
+use xelm_runtime::router::RouterTensors;
+use xelm_runtime::set::{ARCH_SET, Row, SET_FILE, file_identity, keys as set_keys};
 use xelm_runtime::tokenizer::{Tokenizer, hex};
 
 /// llama.cpp's number for a file of F32 matrices.
@@ -27,49 +31,48 @@ pub struct Packed {
     pub folder: PathBuf,
     /// Every file with its size in bytes.
     pub files: Vec<(PathBuf, u64)>,
+    /// The set's router, where it has one.
+    pub router: Option<SetRouter>,
 }
 
-/// One expert of a set being written.
-#[derive(Clone, Debug)]
-struct SetEntry {
-    id: String,
-    file: String,
-    size: u64,
-    sha256: String,
-    parent: String,
-    languages: Vec<String>,
-}
-
-/// Packs a run's experts into its `set` folder, and the seed and those baselines that are trained into
-/// `models`.
+/// Packs a run's experts and their router into its `set` folder, and the seed and those baselines that are
+/// trained into `models`.
 ///
 /// # Errors
 /// An expert is not trained to its end, or a file cannot be written.
-pub fn pack(run: &Run) -> Result<Packed> {
+pub fn pack(run: &Run, router: &DeviceSize, report: &mut dyn Report) -> Result<Packed> {
     let vocabulary = run.path(TOKENIZER);
     let tokenizer = MappedFile::open(&vocabulary).map_err(Error::io("open", &vocabulary))?;
     let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
     let folder = run.path(SET);
     let mut files = Vec::new();
-    let mut entries = Vec::new();
-    for cluster in run.clusters()? {
+    let mut rows = Vec::new();
+    let mut n_embd = 0;
+    let clusters = run.clusters()?;
+    for cluster in &clusters {
         let file = format!("{}.gguf", cluster.id);
         let path = folder.join(&file);
         let checkpoint = finished(run, &cluster.id)?;
         export(&checkpoint, &tokenizer, &path)?;
         let (size, sha256) = file_identity(&path).map_err(Error::io("read", &path))?;
         files.push((path, size));
-        entries.push(SetEntry {
-            id: cluster.id,
+        n_embd = checkpoint.info.config.n_embd;
+        rows.push(Row {
+            id: cluster.id.clone(),
             file,
             size,
             sha256,
             parent: checkpoint.info.parent,
-            languages: cluster.languages,
+            languages: cluster.languages.clone(),
         });
     }
-    write_set(&folder.join(SET_FILE), &entries, &tokenizer)?;
-    files.push((folder.join(SET_FILE), size_of(&folder.join(SET_FILE))?));
+    let router = router_for(run, &clusters, router, report)?;
+    let tensors = router.as_ref().map(|router| &router.tensors);
+    write_set(&folder.join(SET_FILE), &rows, n_embd, &tokenizer, tensors)?;
+    write_manifest(&folder).map_err(Error::file(&folder.join(MANIFEST)))?;
+    for name in [SET_FILE, MANIFEST] {
+        files.push((folder.join(name), size_of(&folder.join(name))?));
+    }
     for name in [SEED, DENSE, RANDOM] {
         if run.job_folder(name).join(CHECKPOINT).exists() {
             let path = run.path("models").join(format!("{name}.gguf"));
@@ -78,7 +81,7 @@ pub fn pack(run: &Run) -> Result<Packed> {
             files.push((path, size));
         }
     }
-    Ok(Packed { folder, files })
+    Ok(Packed { folder, files, router })
 }
 
 /// The checkpoint of a job, if the job is done.
@@ -176,21 +179,16 @@ fn folded(checkpoint: &Checkpoint, config: &Config, tensor: TensorId) -> Vec<Vec
     }
 }
 
-fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<()> {
-    let column = |f: fn(&SetEntry) -> &String| entries.iter().map(f).collect::<Vec<_>>();
+fn write_set(
+    path: &Path,
+    rows: &[Row],
+    n_embd: usize,
+    tokenizer: &Gguf<'_>,
+    router: Option<&RouterTensors>,
+) -> Result<()> {
     let mut writer = Writer::new(ARCH_SET);
     writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
-    writer.strings(set_keys::IDS, &column(|e| &e.id));
-    writer.strings(set_keys::FILES, &column(|e| &e.file));
-    writer.u64s(set_keys::SIZES, &entries.iter().map(|e| e.size).collect::<Vec<_>>());
-    writer.strings(set_keys::SHA256, &column(|e| &e.sha256));
-    writer.strings(set_keys::PARENTS, &column(|e| &e.parent));
-    let languages: Vec<(u32, &String)> = (0u32..)
-        .zip(entries)
-        .flat_map(|(i, entry)| entry.languages.iter().map(move |language| (i, language)))
-        .collect();
-    writer.u32s(set_keys::LANGUAGE_EXPERT, &languages.iter().map(|l| l.0).collect::<Vec<_>>());
-    writer.strings(set_keys::LANGUAGE_TAG, &languages.iter().map(|l| l.1).collect::<Vec<_>>());
+    Row::write(rows, &mut writer);
     let distances = Distances::shipped();
     let order: Vec<u32> =
         (0..distances.tags.len()).flat_map(|i| distances.nearest(i)).map(|i| i as u32).collect();
@@ -198,15 +196,13 @@ fn write_set(path: &Path, entries: &[SetEntry], tokenizer: &Gguf<'_>) -> Result<
     writer.u32s(set_keys::FALLBACK_ORDER, &order);
     let hash = Tokenizer::open(tokenizer).map_err(Error::file(path))?.hash();
     writer.string(set_keys::TOKENIZER_HASH, &hex(&hash));
-    write_header(writer, path)
-}
-
-/// Writes a file that is metadata alone.
-fn write_header(writer: Writer, path: &Path) -> Result<()> {
+    writer.u32(set_keys::EMBEDDING_LENGTH, n_embd as u32);
+    let wrong = Error::file(path);
+    router.map_or(Ok(()), |router| router.describe(&mut writer)).map_err(&wrong)?;
     let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
-    let body = writer.begin(file).map_err(Error::file(path))?;
-    let file = body.finish().map_err(Error::file(path))?;
-    file.commit().map_err(Error::io("write", path))
+    let mut body = writer.begin(file).map_err(&wrong)?;
+    router.map_or(Ok(()), |router| router.write(&mut body)).map_err(&wrong)?;
+    body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
 }
 
 fn size_of(path: &Path) -> Result<u64> {

@@ -5,7 +5,9 @@
 //! README.md         what is what, in words
 //! tokenizer.gguf    the vocabulary
 //! tokens/           <lang>.<split>.gguf token shards
-//! clusters.json     which languages share an expert
+//! clusters.json     which languages, or documents, share an expert
+//! clusters.gguf     the cluster of every document, where documents are clustered
+//! router.gguf       the router in full
 //! seed/ dense/ random/ experts/<id>/   one folder per training job
 //! models/           seed, dense and random-split model as expert files
 //! set/ set-q8_0/ …  the experts, packed and quantised
@@ -19,6 +21,7 @@ use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, Rehearsal, write_json};
 use crate::report::Report;
 use crate::settings::{ModelSettings, TrainSettings};
 use crate::stream::Stream;
+use crate::tfidf::Assignment;
 use crate::tokens::{TokenShard, check_vocabulary, shard_path, tokenize};
 use crate::typology::{Cluster, Distances, cluster};
 use crate::vocab::{self, VocabSettings};
@@ -34,6 +37,10 @@ use xelm_runtime::tokenizer::{Tokenizer, hex};
 
 const MANIFEST: &str = "run.json";
 const CLUSTERS: &str = "clusters.json";
+/// The clusters of documents, where it is documents that are clustered.
+pub const ASSIGNMENT: &str = "clusters.gguf";
+/// The router in full.
+pub const ROUTER: &str = "router.gguf";
 /// The vocabulary's file.
 pub const TOKENIZER: &str = "tokenizer.gguf";
 /// The folder of the packed f32 set.
@@ -60,7 +67,7 @@ pub struct Run {
 /// The models that branch from the seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Branch {
-    /// The expert with this id, on its cluster's languages.
+    /// The expert with this id, on its cluster's languages or documents.
     Expert(String),
     /// The baseline: one model on all languages, with as many tokens as all experts together.
     Dense,
@@ -277,15 +284,33 @@ impl Run {
         for id in carried {
             report.note(&format!("{id} found no partner and was carried up as it is"));
         }
-        let path = self.path(CLUSTERS);
-        if path.exists() && self.clusters()? != clusters {
-            return Err(Error::usage(format!(
-                "{} holds other clusters, and experts may have been trained on them: remove it first",
-                path.display()
-            )));
-        }
-        write_json(&path, &clusters)?;
+        self.check_clusters(&clusters)?;
+        self.save_clusters(&clusters)?;
         Ok(clusters)
+    }
+
+    /// Whether the run has clusters.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.path(CLUSTERS).exists()
+    }
+
+    /// Checks that the run has no clusters but `clusters`.
+    pub(crate) fn check_clusters(&self, clusters: &[Cluster]) -> Result<()> {
+        if self.has_clusters() && self.clusters()? != clusters {
+            return Err(self.other_clusters());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn other_clusters(&self) -> Error {
+        Error::usage(format!(
+            "{} holds other clusters, and experts may have been trained on them: remove it first",
+            self.path(CLUSTERS).display()
+        ))
+    }
+
+    pub(crate) fn save_clusters(&self, clusters: &[Cluster]) -> Result<()> {
+        write_json(&self.path(CLUSTERS), &clusters)
     }
 
     /// The run's clusters.
@@ -296,7 +321,8 @@ impl Run {
         let path = self.path(CLUSTERS);
         let text = fs::read_to_string(&path).map_err(|_| {
             Error::usage(format!(
-                "the run has no clusters yet: `xelm cluster typology --run {} --k N` makes them",
+                "the run has no clusters yet: `xelm cluster typology --run {0} --k N` makes them of \
+                 languages, `xelm cluster tfidf --run {0} --k N` of documents",
                 self.root.display()
             ))
         })?;
@@ -357,23 +383,38 @@ impl Run {
             settings.batch /= k;
         }
         settings.choose_micro_batch(&config);
-        let (name, languages) = match branch {
+        let of_documents = clusters.iter().any(|cluster| cluster.documents.is_some());
+        let (name, languages, expert) = match branch {
             Branch::Expert(id) => {
-                let cluster = clusters.iter().find(|c| c.id == *id).ok_or_else(|| {
+                let expert = clusters.iter().position(|c| c.id == *id).ok_or_else(|| {
                     let ids: Vec<_> = clusters.iter().map(|c| c.id.as_str()).collect();
                     Error::usage(format!("no expert {id:?}; the run has {}", ids.join(", ")))
                 })?;
-                (id.as_str(), cluster.languages.clone())
+                (id.as_str(), clusters[expert].languages.clone(), expert)
             }
-            Branch::Dense => (DENSE, self.languages().to_vec()),
-            Branch::Random => (RANDOM, self.languages().to_vec()),
+            Branch::Dense => (DENSE, self.languages().to_vec(), 0),
+            Branch::Random => (RANDOM, self.languages().to_vec(), 0),
         };
+        // An expert on documents has parts of all languages, not only of those it is best at.
+        let assignment = match branch {
+            Branch::Expert(_) if of_documents => Some(Assignment::open(&self.path(ASSIGNMENT), k)?),
+            _ => None,
+        };
+        let languages = assignment.as_ref().map_or(languages, |a| a.languages_in(expert));
         let shards = self.shards(&languages, &vocabulary, config.n_vocab)?;
+        let parts: Option<Vec<&[u32]>> = assignment
+            .as_ref()
+            .map(|a| languages.iter().zip(&shards).map(|(l, shard)| a.of(l, shard)).collect())
+            .transpose()?;
         // Document d of shard s belongs to one of k random parts; the control trains on the first.
         let key = [settings.seed as u32, 0x7061_7274];
         let in_part =
             |s: usize, d: usize| (philox(d as u64, s as u64, key)[0] as usize).is_multiple_of(k);
-        let keep = |s: usize, d: usize| *branch != Branch::Random || in_part(s, d);
+        let keep = |s: usize, d: usize| match (branch, &parts) {
+            (Branch::Random, _) => in_part(s, d),
+            (_, Some(clusters)) => clusters[s][d] as usize == expert,
+            (_, None) => true,
+        };
         let mut stream = Stream::new(&shards, keep, eos, settings.seed, settings.n_ctx)?;
         let job = Job {
             spec: JobSpec { name: name.to_owned(), languages, parent: SEED.to_owned(), settings },
@@ -481,7 +522,9 @@ const README: &str = "\
 | `run.json` | corpus, languages, dimensions of the model |
 | `tokenizer.gguf` | the vocabulary that all models share |
 | `tokens/` | the corpus as token ids, by language; made anew when the corpus changes |
-| `clusters.json` | which languages share an expert |
+| `clusters.json` | which languages, or documents, share an expert |
+| `clusters.gguf` | the cluster of every document, where documents are clustered |
+| `router.gguf` | the router in full: what words say about the expert |
 | `seed/` | the model that everything branches from: settings, log (one JSON line a step), checkpoint |
 | `experts/<id>/` | one training job per expert; each can be trained on another machine and copied here |
 | `dense/`, `random/` | the baselines: one model on all languages, one on a random part of the documents |

@@ -5,7 +5,7 @@
 //! and the end). It records the vocabulary and the corpus files it was made from, and is made anew
 //! when these change.
 
-use crate::corpus::{BadInput, Corpus, CorpusFile, Documents, Skipped, Split, is_held_out};
+use crate::corpus::{BadInput, Corpus, CorpusFile, LanguageDocuments, Skipped, Split};
 use crate::memory::Memory;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -151,32 +151,27 @@ fn tokenize_language(
         return Ok(Tokenized { language: language.to_owned(), reused: true, skipped: Vec::new() });
     }
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let has_valid = files.iter().any(|f| f.split == Split::Valid);
     let mut shards = [ShardWriter::create(folder)?, ShardWriter::create(folder)?];
-    let mut skipped = Vec::new();
-    for file in files {
-        let mut documents = Documents::open(file, language, bad_input)?;
-        loop {
-            let batch: Result<Vec<_>> = documents.by_ref().take(BATCH).collect();
-            let batch = batch?;
-            if batch.is_empty() {
-                break;
-            }
-            let ids: Result<Vec<Vec<u32>>> = batch
-                .par_iter()
-                .map(|document| {
-                    // The paper strips trailing spaces; the normaliser drops them too.
-                    encode(tokenizer, document.text.as_bytes()).map_err(Error::file(&file.path))
-                })
-                .collect();
-            for (document, ids) in batch.iter().zip(ids?) {
-                let held_out = !has_valid && is_held_out(&document.text);
-                let valid = file.split == Split::Valid || held_out;
-                shards[usize::from(valid)].push(&ids, document.text.len())?;
-            }
+    let mut documents = LanguageDocuments::new(language, files, bad_input);
+    loop {
+        let batch: Result<Vec<_>> = documents.by_ref().take(BATCH).collect();
+        let batch = batch?;
+        if batch.is_empty() {
+            break;
         }
-        skipped.extend(documents.skipped);
+        let path = documents.path();
+        let ids: Result<Vec<Vec<u32>>> = batch
+            .par_iter()
+            .map(|(_, document)| {
+                // The paper strips trailing spaces; the normaliser drops them too.
+                encode(tokenizer, document.text.as_bytes()).map_err(Error::file(path))
+            })
+            .collect();
+        for ((split, document), ids) in batch.iter().zip(ids?) {
+            shards[usize::from(*split == Split::Valid)].push(&ids, document.text.len())?;
+        }
     }
+    let skipped = documents.into_skipped();
     let [train, valid] = shards;
     if train.starts.len() == 1 {
         return Err(Error::usage(format!(

@@ -18,15 +18,18 @@ pub struct Distances {
     pub values: Vec<f64>,
 }
 
-/// A group of languages that share an expert.
+/// What one expert is trained on: languages, or documents of all languages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
-    /// The expert's name: its languages joined by `-`.
+    /// The expert's name: of a group of languages, these joined by `-`.
     pub id: String,
-    /// Its languages.
+    /// Its languages; of a cluster of documents, those that have more here than in any other.
     pub languages: Vec<String>,
-    /// The distance at which the cluster's last merge happened; 0 for a single language.
+    /// The distance at which the cluster's last merge happened; 0 where there was none.
     pub distance: f64,
+    /// Training documents of a cluster of documents; absent for a group of languages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub documents: Option<u64>,
 }
 
 impl Distances {
@@ -39,10 +42,12 @@ impl Distances {
         Distances { tags, values }
     }
 
-    /// Where a language stands in the table, aliases and region subtags resolved.
+    /// Where a language, or else its macrolanguage, stands in the table, aliases and region subtags
+    /// resolved.
     pub fn index(&self, language: &str) -> Option<usize> {
-        let wanted = Tag::new(language).ok()?.language();
-        self.tags.iter().position(|tag| tag == wanted)
+        let wanted = Tag::new(language).ok()?;
+        let position = |code: &str| self.tags.iter().position(|tag| tag.eq_ignore_ascii_case(code));
+        position(wanted.language()).or_else(|| position(wanted.family()))
     }
 
     /// The distance of two languages by index.
@@ -109,6 +114,7 @@ pub fn cluster(
             id: name(&members),
             languages: members.iter().map(|i| name(&[*i])).collect(),
             distance,
+            documents: None,
         })
         .collect();
     Ok((clusters, carried))

@@ -227,6 +227,9 @@ fn write_zeros<W: Write>(out: &mut W, n: usize) -> Result<()> {
     Ok(out.write_all(&[0; ALIGNMENT][..n])?)
 }
 
+/// Between a file's name and the process that is writing it.
+const UNFINISHED: &str = ".tmp-";
+
 /// A file that appears under its name only when it is complete: written beside it, synced, renamed.
 /// Dropped before [`AtomicFile::commit`], it leaves nothing behind.
 #[derive(Debug)]
@@ -252,7 +255,7 @@ impl AtomicFile {
             PathBuf::from(path)
         } else {
             let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-            path.with_file_name(std::format!("{name}.tmp-{}", std::process::id()))
+            path.with_file_name(std::format!("{name}{UNFINISHED}{}", std::process::id()))
         };
         let out = Some(BufWriter::new(File::create(&temporary)?));
         Ok(AtomicFile { out, temporary, path: PathBuf::from(path) })
@@ -296,6 +299,17 @@ impl AtomicFile {
         let mut file = AtomicFile::create(path)?;
         file.write_all(bytes)?;
         file.commit()
+    }
+
+    /// Removes what killed processes left half-written in a folder that nobody else writes to now.
+    pub fn remove_unfinished(folder: &Path) {
+        let Ok(entries) = fs::read_dir(folder) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().contains(UNFINISHED) {
+                // What cannot be removed only takes space.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// The final path as text, for messages.

@@ -97,6 +97,7 @@ fn a_vector_is_the_weighted_sum_of_its_words() {
         assert_eq!((router.n_dims(), router.n_terms(), router.n_experts()), (3, 6, 2));
         assert_eq!((router.rule(), router.term("maison")), (Rule::Sklearn, Some(3)));
         assert_eq!(router.term("mais"), None);
+        assert_eq!(router.terms().unwrap(), TERMS);
         // Two known words, one twice, one of them still growing; one unknown.
         let x = vector(&router, ["Das HAUS, la maison; Haus"]);
         let sum = |d: usize| 2.0 * 1.5 * PROJECTION[d] + 1.0 * PROJECTION[9 + d];

@@ -1,11 +1,12 @@
 //! Writing the router's tables, for the offline tools.
 
-use super::{MAX_NUMBER, Rule, VERSION, keys, tensors};
+use super::{MAX_NUMBER, Router, Rule, VERSION, keys, tensors};
 use crate::error::{Error, Result};
 use crate::format::{Body, Writer};
 use crate::quant::DType;
 use crate::trie;
 use std::io::Write;
+use std::string::String;
 use std::vec::Vec;
 
 /// A fitted router; matrices are row-major.
@@ -109,6 +110,22 @@ impl RouterTensors {
     /// The writer's.
     pub fn write<W: Write>(&self, body: &mut Body<W>) -> Result<()> {
         self.tensors.iter().try_for_each(|(.., bytes)| body.tensor([bytes]))
+    }
+}
+
+impl Router<'_> {
+    /// All terms, by id.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] where a row has no term, several, or one that is not UTF-8.
+    pub fn terms(&self) -> Result<Vec<String>> {
+        let bad = Error::OutOfRange { what: tensors::TERMS };
+        let mut terms = std::vec![String::new(); self.n_terms()];
+        for (term, id) in trie::keys(&self.terms)? {
+            let slot = terms.get_mut(id as usize).filter(|slot| slot.is_empty()).ok_or(bad)?;
+            *slot = String::from_utf8(term).map_err(|_| bad)?;
+        }
+        if terms.iter().any(String::is_empty) { Err(bad) } else { Ok(terms) }
     }
 }
 

@@ -286,25 +286,24 @@ impl<'a> Tables<'a> {
             bos: self.bos,
             eos: self.eos,
             unk: self.unk,
-            hash: parse_hash(self.hash)?,
+            hash: parse_hash(self.hash).ok_or(Error::OutOfRange { what: keys::TOKENIZER_HASH })?,
         })
     }
 }
 
-/// 64 hexadecimal digits.
-fn parse_hash(text: &str) -> Result<[u8; 32]> {
-    let bad = Error::OutOfRange { what: keys::TOKENIZER_HASH };
+/// The bytes of a SHA-256 in 64 hexadecimal digits.
+pub(crate) fn parse_hash(text: &str) -> Option<[u8; 32]> {
     let mut hash = [0; 32];
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if pairs.len() != hash.len() || !rest.is_empty() {
-        return Err(bad);
+        return None;
     }
     for (byte, pair) in hash.iter_mut().zip(pairs) {
-        let digits = core::str::from_utf8(pair).map_err(|_| bad)?;
+        // `from_str_radix` also takes a sign.
         if !pair.iter().all(u8::is_ascii_hexdigit) {
-            return Err(bad);
+            return None;
         }
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| bad)?;
+        *byte = u8::from_str_radix(core::str::from_utf8(pair).ok()?, 16).ok()?;
     }
-    Ok(hash)
+    Some(hash)
 }

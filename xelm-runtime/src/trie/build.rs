@@ -1,5 +1,6 @@
 //! Building a double array from sorted keys.
 
+use super::{Node, Trie};
 use crate::error::{Error, Result};
 use std::vec;
 use std::vec::Vec;
@@ -48,6 +49,33 @@ pub fn build(keys: &[(&[u8], u32)]) -> Result<Vec<u32>> {
         }
     }
     Ok(builder.units)
+}
+
+/// All keys of a trie with their values, sorted.
+///
+/// # Errors
+/// [`Error::OutOfRange`] where a unit is the child of several others, which [`build`] makes none.
+pub fn keys(trie: &Trie<'_>) -> Result<Vec<(Vec<u8>, u32)>> {
+    let mut keys = Vec::new();
+    let mut path = Vec::new();
+    let mut left = trie.len();
+    // Nodes to visit, with the bytes that lead to them from their parents and their depths.
+    let mut stack: Vec<(Node, u8, usize)> =
+        trie.root().map(|root| (root, 0, 0)).into_iter().collect();
+    while let Some((node, label, depth)) = stack.pop() {
+        left = left.checked_sub(1).ok_or(Error::OutOfRange { what: "a trie" })?;
+        if depth > 0 {
+            path.truncate(depth - 1);
+            path.push(label);
+        }
+        if let Some(value) = trie.value(node) {
+            keys.push((path.clone(), value));
+        }
+        let children =
+            (1..=u8::MAX).rev().filter_map(|c| Some((trie.step(node, c)?, c, depth + 1)));
+        stack.extend(children);
+    }
+    Ok(keys)
 }
 
 /// The distinct bytes at `depth` of a sorted run of keys with the ranges that share them; 0 stands
@@ -138,7 +166,6 @@ fn encode_offset(offset: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Trie;
     use super::*;
     use crate::rng::Rng;
     use std::collections::BTreeMap;
@@ -164,6 +191,10 @@ mod tests {
         for (key, value) in &keys {
             assert_eq!(trie.get(key), Some(*value));
         }
+        assert_eq!(
+            super::keys(&trie).unwrap(),
+            map.iter().map(|(k, v)| (k.clone(), *v)).collect::<Vec<_>>()
+        );
         for _ in 0..20_000 {
             let len = 1 + rng.below(8);
             let key: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
@@ -190,7 +221,7 @@ mod tests {
             let noise: Vec<u8> = (0..len).map(|_| rng.next_u32() as u8).collect();
             let trie = Trie::new(&noise);
             let key: Vec<u8> = (0..8).map(|_| rng.next_u32() as u8).collect();
-            let _ = (trie.get(&key), trie.longest_prefix(&key), trie.is_in_bounds());
+            let _ = (trie.get(&key), trie.longest_prefix(&key), trie.is_in_bounds(), keys(&trie));
         }
     }
 

@@ -16,7 +16,7 @@
 #[cfg(feature = "std")]
 mod build;
 #[cfg(feature = "std")]
-pub use build::build;
+pub use build::{build, keys};
 
 /// A double array over the bytes of a file; any bytes are safe to walk.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,11 @@
 
 mod bundled;
 mod read;
+mod split;
 
 pub use bundled::write_bundled;
 pub use read::{BadInput, Document, Documents, Skipped};
+pub use split::LanguageDocuments;
 
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};

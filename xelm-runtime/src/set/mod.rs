@@ -1,4 +1,14 @@
-//! A set of experts: the folder's `set.gguf`, and the choice of an expert by language tag.
+//! A set of experts: the folder's `set.gguf`, the choice of an expert by language tag (`select.rs`),
+//! whether a file is the expert that the set means (`verify.rs`), and the tables' writer (`write.rs`).
+
+mod select;
+mod verify;
+#[cfg(feature = "std")]
+mod write;
+
+pub use select::{Match, Selection};
+#[cfg(feature = "std")]
+pub use write::Row;
 
 use crate::error::{Error, Result};
 use crate::format::{Array, Gguf, ValueType};
@@ -8,6 +18,10 @@ use crate::lang::Tag;
 pub const ARCH_SET: &str = "xelm-set";
 /// Name of the set's own file in its folder.
 pub const SET_FILE: &str = "set.gguf";
+
+/// Most language tags in one table of a set. Choosing takes time in proportion to the product of two of
+/// them, which a file must not make long; the world has some 7,000 languages, a set a few dozen.
+pub const MAX_LANGUAGES: usize = 4096;
 
 /// Metadata keys of `set.gguf`: flat arrays, one element per expert unless said otherwise.
 pub mod keys {
@@ -32,6 +46,8 @@ pub mod keys {
     pub const FALLBACK_ORDER: &str = "xelm.set.fallback.order";
     /// str: hash of the vocabulary that all experts share.
     pub const TOKENIZER_HASH: &str = "xelm.set.tokenizer_hash";
+    /// u32: width of all experts; absent where it was not recorded.
+    pub const EMBEDDING_LENGTH: &str = "xelm.set.embedding_length";
 }
 
 /// An open `set.gguf`.
@@ -47,6 +63,7 @@ pub struct Set<'a> {
     fallback_tags: Array<'a>,
     fallback_order: Array<'a>,
     tokenizer_hash: &'a str,
+    n_embd: Option<u32>,
 }
 
 /// One expert of a set, as `set.gguf` describes it.
@@ -62,28 +79,6 @@ pub struct Entry<'a> {
     pub sha256: &'a str,
     /// What it was branched from.
     pub parent: &'a str,
-}
-
-/// The expert chosen for a language, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection<'a> {
-    /// Index of the expert in the set.
-    pub expert: usize,
-    /// The expert's language that matched.
-    pub language: &'a str,
-    /// How it matched.
-    pub how: Match,
-}
-
-/// How a language tag led to an expert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// The tag itself (or an alias of it).
-    Exact,
-    /// A shorter form of the tag, such as `de` for `de-AT`.
-    Prefix,
-    /// No expert speaks the language: this one speaks the typologically nearest.
-    Related,
 }
 
 impl<'a> Set<'a> {
@@ -111,6 +106,10 @@ impl<'a> Set<'a> {
                 .get(keys::TOKENIZER_HASH)
                 .ok_or(Error::MissingKey { key: keys::TOKENIZER_HASH })?
                 .str(keys::TOKENIZER_HASH)?,
+            n_embd: gguf
+                .get(keys::EMBEDDING_LENGTH)
+                .map(|n| n.u32(keys::EMBEDDING_LENGTH))
+                .transpose()?,
         };
         set.check()?;
         Ok(set)
@@ -132,17 +131,20 @@ impl<'a> Set<'a> {
         if self.language_expert.len != self.language_tag.len || !known(&self.language_expert, n) {
             return Err(Error::OutOfRange { what: keys::LANGUAGE_EXPERT });
         }
+        if self.language_tag.len > MAX_LANGUAGES {
+            return Err(Error::OutOfRange { what: keys::LANGUAGE_TAG });
+        }
         let n_tags = self.fallback_tags.len;
+        if n_tags > MAX_LANGUAGES {
+            return Err(Error::OutOfRange { what: keys::FALLBACK_TAGS });
+        }
         if n_tags.checked_mul(n_tags) != Some(self.fallback_order.len)
             || !known(&self.fallback_order, n_tags)
         {
             return Err(Error::OutOfRange { what: keys::FALLBACK_ORDER });
         }
         // A file name that leaves the folder is an attack.
-        let bad_name = |f: &str| {
-            f.is_empty() || f.contains(['/', '\\', ':', '\0']) || [".", ".."].contains(&f)
-        };
-        if self.files.strings().any(bad_name) {
+        if !self.files.strings().all(is_file_name) {
             return Err(Error::OutOfRange { what: keys::FILES });
         }
         if self
@@ -198,42 +200,11 @@ impl<'a> Set<'a> {
             .enumerate()
             .map(move |(i, tag)| (expert.bits32(i) as usize, tag))
     }
+}
 
-    /// Chooses the expert for a language among those that are `present` on the device: the tag
-    /// itself, then its shorter forms, then the typologically nearest language that is there.
-    ///
-    /// # Errors
-    /// [`Error::BadLanguageTag`]; [`Error::NoExpert`] where the language's relations are unknown or
-    /// no expert is present.
-    pub fn select(&self, tag: &str, present: impl Fn(usize) -> bool) -> Result<Selection<'a>> {
-        let wanted = Tag::new(tag)?;
-        let find = |wanted: &Tag<'_>| {
-            self.languages().find(|&(expert, language)| {
-                present(expert) && Tag::new(language).is_ok_and(|l| l.matches(wanted))
-            })
-        };
-        for (i, prefix) in wanted.prefixes().enumerate() {
-            if let Some((expert, language)) = find(&prefix) {
-                let how = if i == 0 { Match::Exact } else { Match::Prefix };
-                return Ok(Selection { expert, language, how });
-            }
-        }
-        let language = Tag::new(wanted.language())?;
-        let row = self
-            .fallback_tags
-            .strings()
-            .position(|known| Tag::new(known).is_ok_and(|k| k.matches(&language)))
-            .ok_or(Error::NoExpert)?;
-        let n = self.fallback_tags.len;
-        (row * n..(row + 1) * n)
-            .filter_map(|i| {
-                let relative = self.fallback_order.bits32(i) as usize;
-                Tag::new(self.fallback_tags.strings().nth(relative)?).ok()
-            })
-            .find_map(|relative| find(&relative))
-            .map(|(expert, language)| Selection { expert, language, how: Match::Related })
-            .ok_or(Error::NoExpert)
-    }
+/// Whether a name stays within its folder on every system.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !(name.is_empty() || name.contains(['/', '\\', ':', '\0']) || [".", ".."].contains(&name))
 }
 
 /// Size and SHA-256 (hexadecimal) of a file.

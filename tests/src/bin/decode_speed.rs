@@ -1,0 +1,76 @@
+//! How fast one token after another is decoded: `tests/contention.sh` runs it.
+//!
+//!     xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB    a random Q8_0 expert
+//!     xelm-decode-speed run FILE THREADS SECONDS                prints tokens per second
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use xelm_runtime::config::{Activation, Config};
+use xelm_runtime::isa::Isa;
+use xelm_runtime::kernels::Kernels;
+use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::pool::Pool;
+use xelm_runtime::quant::DType;
+use xelm_runtime::sampler::{Sampler, SamplerOptions};
+use xelm_runtime::session::{Options, Session};
+use xelm_tests::random;
+use xelm_train::memory::Memory;
+
+const USAGE: &str = "usage: xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB
+       xelm-decode-speed run FILE THREADS SECONDS";
+
+fn config(n_layer: usize, n_embd: usize, n_vocab: usize) -> Config {
+    Config {
+        n_vocab,
+        n_ctx: 256,
+        n_embd,
+        n_layer,
+        n_head: n_embd / 64,
+        n_ff: 4 * n_embd,
+        activation: Activation::GeluErf,
+        norm_eps: 1e-5,
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["make", path, n_layer, n_embd, n_vocab] => {
+            let config = config(n_layer.parse()?, n_embd.parse()?, n_vocab.parse()?);
+            Ok(random::write_expert(Path::new(path), &config, DType::Q8_0)?)
+        }
+        ["run", path, threads, seconds] => {
+            let seconds = Duration::from_secs_f64(seconds.parse()?);
+            println!("{:.2}", decode(Path::new(path), threads.parse()?, seconds)?);
+            Ok(())
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Tokens per second, after a first context that warms up. A context that is full begins again.
+fn decode(path: &Path, n_threads: usize, time: Duration) -> xelm_runtime::Result<f64> {
+    let file = ExpertFile::open(path)?;
+    let options = Options { max_text: 0, ..Options::default() };
+    let pool = Pool::new(n_threads)?;
+    let mut memory = Memory::new(Session::plan(file.expert(), &options)?.total);
+    let kernels = Kernels::new(Isa::detect());
+    let mut session = Session::init(file.expert(), &options, memory.bytes(), kernels, &pool)?;
+    let mut sampler = Sampler::new(SamplerOptions::default())?;
+    let mut token = 2;
+    let mut start = Instant::now();
+    let mut n_tokens = 0;
+    let mut warm = false;
+    while !warm || start.elapsed() < time {
+        if session.n_past() == session.n_ctx() || (!warm && session.n_past() == 32) {
+            session.reset();
+            if !warm {
+                (start, n_tokens, warm) = (Instant::now(), 0, true);
+            }
+        }
+        session.prefill(&[token])?;
+        token = session.sample(&mut sampler)?;
+        n_tokens += 1;
+    }
+    Ok(f64::from(n_tokens) / start.elapsed().as_secs_f64())
+}
