@@ -339,7 +339,10 @@ struct Score {
     double nll;
     std::size_t n_tokens, n_bytes;
     double perplexity() const noexcept { return std::exp(nll / double(n_tokens)); }
-    double bits_per_byte() const noexcept { return nll / 0.693147180559945309 / double(n_bytes); }
+    /// Of an empty text, as if it were one byte.
+    double bits_per_byte() const noexcept {
+        return nll / 0.693147180559945309 / double(n_bytes > 0 ? n_bytes : 1);
+    }
 };
 
 /// One text in one expert, or in a mixture of an ensemble's.
