@@ -1,5 +1,4 @@
-/* What the examples share: errors that end the program, memory for handles, and opening the expert of
- * a set. */
+/* What the examples share: errors that end the program, memory for handles, and opening them. */
 #ifndef XELM_EXAMPLES_COMMON_H
 #define XELM_EXAMPLES_COMMON_H
 
@@ -16,7 +15,7 @@ static inline void check(xelm_status status, const char *what, const char *detai
     }
 }
 
-/* Memory for a handle. A program with a fixed arena would take it from there. */
+/* Memory for a handle. A program with a fixed arena would take it from there, as embedded.c does. */
 static inline void *memory_for(size_t size) {
     /* C11 wants a multiple of the alignment. */
     void *memory = aligned_alloc(XELM_ALIGN, (size + XELM_ALIGN - 1) / XELM_ALIGN * XELM_ALIGN);
@@ -46,6 +45,32 @@ static inline xelm_expert *open_expert(xelm_params *params, const xelm_set *set,
     return expert;
 }
 
+/* Opens the expert of the set in a folder that speaks a language; with the tag "-", an expert file. */
+static inline xelm_expert *open_model(xelm_params *params, const char *path, const char *tag) {
+    xelm_expert *expert;
+    if (strcmp(tag, "-") == 0) {
+        size_t size, len = strlen(path);
+        check(xelm_expert_plan_path(params, path, len, &size), "expert",
+              xelm_params_last_error(params));
+        check(xelm_expert_open_path(params, path, len, memory_for(size), size, &expert), "expert",
+              xelm_params_last_error(params));
+        return expert;
+    }
+    xelm_set *set = open_set(params, path);
+    size_t index, language_len;
+    xelm_match how;
+    const char *language;
+    check(xelm_set_select(set, tag, strlen(tag), NULL, &index, &how, &language, &language_len),
+          tag, "");
+    fprintf(stderr, "%s: the expert for %.*s%s\n", tag, (int)language_len, language,
+            how == XELM_MATCH_RELATED ? ", its nearest relative" : "");
+    expert = open_expert(params, set, index);
+    /* An expert may outlive its set. */
+    check(xelm_set_close(set), "close", "");
+    free(set);
+    return expert;
+}
+
 /* Opens a session of an expert. */
 static inline xelm_session *open_session(xelm_params *params, const xelm_expert *expert) {
     xelm_plan plan;
@@ -54,6 +79,14 @@ static inline xelm_session *open_session(xelm_params *params, const xelm_expert 
     check(xelm_session_init(params, expert, memory_for(plan.total), plan.total, &session),
           "session", xelm_params_last_error(params));
     return session;
+}
+
+/* Closes a session and its expert. */
+static inline void close_session(xelm_session *session, xelm_expert *expert) {
+    check(xelm_session_close(session), "close", "");
+    check(xelm_expert_close(expert), "close", "");
+    free(session);
+    free(expert);
 }
 
 #endif

@@ -14,24 +14,18 @@ static int32_t on_text(void *user, const xelm_written *written) {
 
 int main(int argc, char **argv) {
     if (argc != 5) {
-        fprintf(stderr, "usage: %s SET LANGUAGE PROMPT N_TOKENS\n", argv[0]);
+        fprintf(stderr, "usage: %s SET LANGUAGE PROMPT N_TOKENS\n       %s EXPERT - PROMPT N_TOKENS\n",
+                argv[0], argv[0]);
         return 2;
     }
-    const char *folder = argv[1], *tag = argv[2], *prompt = argv[3];
+    const char *prompt = argv[3];
 
-    /* The options as they are at first: one thread, the most probable token every time. */
+    /* The most probable token every time, but what has just been said is made rarer. */
     xelm_params params;
     check(xelm_params_init(&params, XELM_ABI_VERSION), "params", "");
-
-    xelm_set *set = open_set(&params, folder);
-    size_t index, language_len;
-    xelm_match how;
-    const char *language;
-    check(xelm_set_select(set, tag, strlen(tag), NULL, &index, &how, &language, &language_len),
-          tag, "");
-    fprintf(stderr, "%s: the expert for %.*s%s\n", tag, (int)language_len, language,
-            how == XELM_MATCH_RELATED ? ", its nearest relative" : "");
-    xelm_expert *expert = open_expert(&params, set, index);
+    check(xelm_params_set_repetition(&params, 1.1f, 64), "repetition",
+          xelm_params_last_error(&params));
+    xelm_expert *expert = open_model(&params, argv[1], argv[2]);
     xelm_session *session = open_session(&params, expert);
 
     printf("%s", prompt);
@@ -45,11 +39,6 @@ int main(int argc, char **argv) {
     printf("\n");
     fprintf(stderr, "%zu tokens\n", n_tokens);
 
-    check(xelm_session_close(session), "close", "");
-    check(xelm_expert_close(expert), "close", "");
-    check(xelm_set_close(set), "close", "");
-    free(session);
-    free(expert);
-    free(set);
+    close_session(session, expert);
     return 0;
 }

