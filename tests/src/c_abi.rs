@@ -1,6 +1,10 @@
 //! What the tests of the C ABI share: handles with the memory that they live in.
 
-#![allow(clippy::multiple_unsafe_ops_per_block, reason = "a C program has no smaller steps either")]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "as in a C program: larger steps, and handles that every test keeps open"
+)]
 
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
