@@ -21,6 +21,10 @@ run_example() {
     shift
     case $name in
         generate) "$@" "$set" de "Am Morgen" 40 ;;
+        best_of) "$@" "$set" de "Am Morgen ist es hell." "Morgen der am ist hell es." "xq zzw kkj" ;;
+        mixed) "$@" "$set" "Am Morgen ist es hell. 今日は天気がいい" 8 ;;
+        reply) printf 'Am Morgen\nlang: ja 今日は\nΤο πρωί\n' | "$@" "$set" 12 ;;
+        embedded) "$@" ;;
         *)
             echo "tests/c_abi.sh: no arguments for the example $name: add a line to run_example" >&2
             return 1
@@ -69,47 +73,45 @@ for standard in c++11 c++17 c++20; do
     echo '#include <xelm.h>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
 done
 
-cp ffi/examples/*.[ch] "$outside"
-cp ffi/examples/*.cpp ffi/examples/*.hpp "$outside" 2> /dev/null || true
+model=$PWD/tests/fixtures/tiny/expert.gguf
+cp ffi/examples/*.* "$outside"
 cd "$outside"
 
-# Builds every example as NAME.$1 with the rest as flags, flags of the compiler before sources.
+# Builds every example as SOURCE.$1 with the rest as flags, flags of the compiler before sources.
 build() {
     local suffix=$1 source
     shift
     for source in *.c; do
-        gcc -std=c11 $warnings $cflags "$source" -o "${source%.*}.$suffix" "$@"
+        gcc -std=c11 $warnings $cflags -DMODEL="\"$model\"" "$source" -o "$source.$suffix" "$@"
     done
     for source in *.cpp; do
-        [ ! -e "$source" ] || g++ -std=c++17 $warnings $cflags "$source" -o "${source%.*}.$suffix" "$@"
+        g++ -std=c++17 $warnings $cflags -DMODEL="\"$model\"" "$source" -o "$source.$suffix" "$@"
     done
 }
 
-# Runs every example built as NAME.$1, under the command that follows.
+# Runs every example built as SOURCE.$1, under the command that follows.
 run() {
-    local suffix=$1 source name
+    local suffix=$1 source
     shift
     for source in *.c *.cpp; do
-        [ -e "$source" ] || continue
-        name=${source%.*}
-        run_example "$name" "$@" "./$name.$suffix" > "$name.$suffix.out" 2> "$name.$suffix.err" ||
-            { cat "$name.$suffix.err" "$name.$suffix.out" >&2; echo "$name.$suffix failed" >&2; exit 1; }
-        [ -s "$name.$suffix.out" ]
+        run_example "${source%.*}" "$@" "./$source.$suffix" > "$source.$suffix.out" 2> "$source.$suffix.err" ||
+            { cat "$source.$suffix.err" "$source.$suffix.out" >&2; echo "$source.$suffix failed" >&2; exit 1; }
+        [ -s "$source.$suffix.out" ]
     done
 }
 
-# What NAME.$1 said must be what NAME.shared said.
+# What SOURCE.$1 said must be what the C program said with the shared library.
 same() {
-    local source name
+    local source
     for source in *.c *.cpp; do
-        name=${source%.*}
-        [ ! -e "$source" ] || cmp "$name.shared.out" "$name.$1.out"
+        cmp "${source%.*}.c.shared.out" "$source.$1.out"
     done
 }
 
 step pkg-config
 build shared $shared "-Wl,-rpath,$prefix/lib"
 run shared
+same shared
 build static $static
 run static
 same static
@@ -124,12 +126,12 @@ step CMake
     echo 'cmake_minimum_required(VERSION 3.16)'
     echo 'project(examples C CXX)'
     echo 'find_package(xelm 0.1 REQUIRED)'
+    echo "add_compile_definitions(MODEL=\"$model\")"
     for source in *.c *.cpp; do
-        [ -e "$source" ] || continue
         for kind in "" _static; do
-            echo "add_executable(${source%.*}.cmake$kind $source)"
-            echo "target_link_libraries(${source%.*}.cmake$kind PRIVATE xelm::xelm$kind)"
-            echo "target_compile_features(${source%.*}.cmake$kind PRIVATE c_std_11 cxx_std_17)"
+            echo "add_executable($source.cmake$kind $source)"
+            echo "target_link_libraries($source.cmake$kind PRIVATE xelm::xelm$kind)"
+            echo "target_compile_features($source.cmake$kind PRIVATE c_std_11 cxx_std_17)"
         done
     done
 } > CMakeLists.txt
@@ -139,7 +141,7 @@ cmake() {
 for found in "$prefix" "$cache/static"; do
     cmake -S . -B build -DCMAKE_PREFIX_PATH="$found" -DCMAKE_BUILD_TYPE=Release
     PATH=$cache/venv/bin:$PATH ninja -C build > ninja.log || { cat ninja.log >&2; exit 1; }
-    cp build/*.cmake build/*.cmake_static . 2> /dev/null
+    cp build/*.cmake build/*.cmake_static .
     run cmake
     run cmake_static
     same cmake
@@ -171,7 +173,7 @@ foreign=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '$3 !~ /^xelm_/ { 
 functions=$(nm -D --defined-only "$prefix/lib/libxelm.so" | grep -c ' T xelm_')
 undeclared=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '{ print $3 }' |
     while read -r name; do grep -qw "$name" include/xelm.h || echo "$name"; done)
-echo "examples: $(cd ffi/examples && ls *.c *.cpp 2> /dev/null | tr '\n' ' ')"
+echo "examples: $(cd ffi/examples && ls *.c *.cpp | tr '\n' ' ')"
 echo "soname: $soname"
 echo "libxelm.so, stripped: $(stat -c %s "$cache/stripped.so") bytes"
 echo "exported functions: $functions"
