@@ -1,7 +1,9 @@
-//! How fast one token after another is decoded: `tests/contention.sh` runs it.
+//! How fast one token after another is decoded, and in how much memory: `tests/contention.sh` and
+//! `tests/footprint.sh` run it.
 //!
 //!     xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB    a random Q8_0 expert
 //!     xelm-decode-speed run FILE THREADS SECONDS                prints tokens per second
+//!     xelm-decode-speed footprint FILE THREADS N_TOKENS         prints times and memory as JSON
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +19,8 @@ use xelm_tests::random;
 use xelm_train::memory::Memory;
 
 const USAGE: &str = "usage: xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB
-       xelm-decode-speed run FILE THREADS SECONDS";
+       xelm-decode-speed run FILE THREADS SECONDS
+       xelm-decode-speed footprint FILE THREADS N_TOKENS";
 
 fn config(n_layer: usize, n_embd: usize, n_vocab: usize) -> Config {
     Config {
@@ -42,6 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["run", path, threads, seconds] => {
             let seconds = Duration::from_secs_f64(seconds.parse()?);
             println!("{:.2}", decode(Path::new(path), threads.parse()?, seconds)?);
+            Ok(())
+        }
+        ["footprint", path, threads, n_tokens] => {
+            println!("{}", footprint(Path::new(path), threads.parse()?, n_tokens.parse()?)?);
             Ok(())
         }
         _ => Err(USAGE.into()),
@@ -73,4 +80,43 @@ fn decode(path: &Path, n_threads: usize, time: Duration) -> xelm_runtime::Result
         n_tokens += 1;
     }
     Ok(f64::from(n_tokens) / start.elapsed().as_secs_f64())
+}
+
+/// Time to open the file, the session's plan, and the memory that the process has more after decoding than
+/// before opening, in bytes.
+fn footprint(
+    path: &Path,
+    n_threads: usize,
+    n_tokens: usize,
+) -> xelm_runtime::Result<serde_json::Value> {
+    let before = resident("RssAnon");
+    let start = Instant::now();
+    let file = ExpertFile::open(path)?;
+    let open = start.elapsed();
+    let mapped = resident("RssFile");
+    let options = Options { max_text: 0, ..Options::default() };
+    let pool = Pool::new(n_threads)?;
+    let plan = Session::plan(file.expert(), &options)?;
+    let mut memory = Memory::new(plan.total);
+    let kernels = Kernels::new(Isa::detect());
+    let mut session = Session::init(file.expert(), &options, memory.bytes(), kernels, &pool)?;
+    let mut sampler = Sampler::new(SamplerOptions::default())?;
+    session.prefill(&[2])?;
+    let first = start.elapsed();
+    for _ in 1..n_tokens.min(session.n_ctx()) {
+        let token = session.sample(&mut sampler)?;
+        session.prefill(&[token])?;
+    }
+    Ok(serde_json::json!({
+        "open_ms": open.as_secs_f64() * 1e3, "first_token_ms": first.as_secs_f64() * 1e3,
+        "plan": plan.total, "anonymous": resident("RssAnon") - before, "mapped_by_opening": mapped,
+    }))
+}
+
+/// A number of /proc/self/status in bytes; 0 where there is none.
+fn resident(key: &str) -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<i64>().ok());
+    kib.unwrap_or(0) * 1024
 }
