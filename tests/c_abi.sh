@@ -15,12 +15,16 @@ mkdir -p "$cache"
 outside=$(mktemp -d)
 trap 'rm -rf "$outside"' EXIT
 
-# Runs an example, named first, with its arguments.
+# Runs an example, named first, with its arguments; the rest is the command.
 run_example() {
     local name=$1
     shift
     case $name in
+        best_of) "$@" "$set" de "Am Morgen ist es hell." "Am Morgen hell es ist." ;;
+        embedded) "$@" ;;
         generate) "$@" "$set" de "Am Morgen" 40 ;;
+        mixed) "$@" "$set" "Am Morgen und die Nacht. 今日は、今日は。" 7 ;;
+        reply) printf 'Am Morgen\n今日は\nlang: ko 오늘은\n' | "$@" "$set" 12 ;;
         *)
             echo "tests/c_abi.sh: no arguments for the example $name: add a line to run_example" >&2
             return 1
@@ -64,46 +68,50 @@ warnings="-Wall -Wextra -Wpedantic -Werror"
 step the header alone
 for standard in c99 c11 c17; do
     echo '#include <xelm.h>' | gcc -std=$standard $warnings $cflags -fsyntax-only -x c -
+    echo '#include <xelm.h>' | gcc -std=$standard $warnings $cflags -DXELM_NO_STD -fsyntax-only -x c -
 done
 for standard in c++11 c++17 c++20; do
     echo '#include <xelm.h>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
 done
+for standard in c++17 c++20; do
+    echo '#include <xelm.hpp>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
+done
 
-cp ffi/examples/*.[ch] "$outside"
-cp ffi/examples/*.cpp ffi/examples/*.hpp "$outside" 2> /dev/null || true
+cp ffi/examples/* "$outside"
+# The model that the example `embedded` takes in.
+model=-DMODEL=\"$PWD/tests/fixtures/tiny/expert.gguf\"
 cd "$outside"
+sources=(*.c *.cpp)
 
-# Builds every example as NAME.$1 with the rest as flags, flags of the compiler before sources.
+# Builds every example as SOURCE.$1, with the rest as flags.
 build() {
     local suffix=$1 source
     shift
-    for source in *.c; do
-        gcc -std=c11 $warnings $cflags "$source" -o "${source%.*}.$suffix" "$@"
-    done
-    for source in *.cpp; do
-        [ ! -e "$source" ] || g++ -std=c++17 $warnings $cflags "$source" -o "${source%.*}.$suffix" "$@"
+    for source in "${sources[@]}"; do
+        case $source in
+            *.c) gcc -std=c11 $warnings $cflags "$model" "$source" -o "$source.$suffix" "$@" ;;
+            *.cpp) g++ -std=c++17 $warnings $cflags "$model" "$source" -o "$source.$suffix" "$@" ;;
+        esac
     done
 }
 
-# Runs every example built as NAME.$1, under the command that follows.
+# Runs every example built as SOURCE.$1, under the command that follows.
 run() {
-    local suffix=$1 source name
+    local suffix=$1 source
     shift
-    for source in *.c *.cpp; do
-        [ -e "$source" ] || continue
-        name=${source%.*}
-        run_example "$name" "$@" "./$name.$suffix" > "$name.$suffix.out" 2> "$name.$suffix.err" ||
-            { cat "$name.$suffix.err" "$name.$suffix.out" >&2; echo "$name.$suffix failed" >&2; exit 1; }
-        [ -s "$name.$suffix.out" ]
+    for source in "${sources[@]}"; do
+        local name=$source.$suffix
+        run_example "${source%.*}" "$@" "./$name" > "$name.out" 2> "$name.err" ||
+            { cat "$name.err" "$name.out" >&2; echo "$name failed" >&2; exit 1; }
+        [ -s "$name.out" ]
     done
 }
 
-# What NAME.$1 said must be what NAME.shared said.
+# What SOURCE.$1 printed must be what SOURCE.shared printed.
 same() {
-    local source name
-    for source in *.c *.cpp; do
-        name=${source%.*}
-        [ ! -e "$source" ] || cmp "$name.shared.out" "$name.$1.out"
+    local source
+    for source in "${sources[@]}"; do
+        cmp "$source.shared.out" "$source.$1.out"
     done
 }
 
@@ -124,12 +132,12 @@ step CMake
     echo 'cmake_minimum_required(VERSION 3.16)'
     echo 'project(examples C CXX)'
     echo 'find_package(xelm 0.1 REQUIRED)'
-    for source in *.c *.cpp; do
-        [ -e "$source" ] || continue
-        for kind in "" _static; do
-            echo "add_executable(${source%.*}.cmake$kind $source)"
-            echo "target_link_libraries(${source%.*}.cmake$kind PRIVATE xelm::xelm$kind)"
-            echo "target_compile_features(${source%.*}.cmake$kind PRIVATE c_std_11 cxx_std_17)"
+    for source in "${sources[@]}"; do
+        for kind in cmake cmake_static; do
+            echo "add_executable($source.$kind $source)"
+            echo "target_link_libraries($source.$kind PRIVATE xelm::xelm${kind#cmake})"
+            echo "target_compile_features($source.$kind PRIVATE c_std_11 cxx_std_17)"
+            echo "target_compile_options($source.$kind PRIVATE [[$model]])"
         done
     done
 } > CMakeLists.txt
@@ -139,7 +147,7 @@ cmake() {
 for found in "$prefix" "$cache/static"; do
     cmake -S . -B build -DCMAKE_PREFIX_PATH="$found" -DCMAKE_BUILD_TYPE=Release
     PATH=$cache/venv/bin:$PATH ninja -C build > ninja.log || { cat ninja.log >&2; exit 1; }
-    cp build/*.cmake build/*.cmake_static . 2> /dev/null
+    cp build/*.cmake build/*.cmake_static .
     run cmake
     run cmake_static
     same cmake
@@ -171,7 +179,7 @@ foreign=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '$3 !~ /^xelm_/ { 
 functions=$(nm -D --defined-only "$prefix/lib/libxelm.so" | grep -c ' T xelm_')
 undeclared=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '{ print $3 }' |
     while read -r name; do grep -qw "$name" include/xelm.h || echo "$name"; done)
-echo "examples: $(cd ffi/examples && ls *.c *.cpp 2> /dev/null | tr '\n' ' ')"
+echo "examples: ${sources[*]}"
 echo "soname: $soname"
 echo "libxelm.so, stripped: $(stat -c %s "$cache/stripped.so") bytes"
 echo "exported functions: $functions"
