@@ -15,16 +15,16 @@ mkdir -p "$cache"
 outside=$(mktemp -d)
 trap 'rm -rf "$outside"' EXIT
 
-# Runs an example, named first, with its arguments.
+# Runs an example, named first, with its arguments; the rest is the command.
 run_example() {
     local name=$1
     shift
     case $name in
-        generate) "$@" "$set" de "Am Morgen" 40 ;;
-        best_of) "$@" "$set" de "Am Morgen ist es hell." "Morgen der am ist hell es." "xq zzw kkj" ;;
-        mixed) "$@" "$set" "Am Morgen ist es hell. 今日は天気がいい" 8 ;;
-        reply) printf 'Am Morgen\nlang: ja 今日は\nΤο πρωί\n' | "$@" "$set" 12 ;;
+        best_of) "$@" "$set" de "Am Morgen ist es hell." "Am Morgen hell es ist." ;;
         embedded) "$@" ;;
+        generate) "$@" "$set" de "Am Morgen" 40 ;;
+        mixed) "$@" "$set" "Am Morgen und die Nacht. 今日は、今日は。" 7 ;;
+        reply) printf 'Am Morgen\n今日は\nlang: ko 오늘은\n' | "$@" "$set" 12 ;;
         *)
             echo "tests/c_abi.sh: no arguments for the example $name: add a line to run_example" >&2
             return 1
@@ -68,24 +68,30 @@ warnings="-Wall -Wextra -Wpedantic -Werror"
 step the header alone
 for standard in c99 c11 c17; do
     echo '#include <xelm.h>' | gcc -std=$standard $warnings $cflags -fsyntax-only -x c -
+    echo '#include <xelm.h>' | gcc -std=$standard $warnings $cflags -DXELM_NO_STD -fsyntax-only -x c -
 done
 for standard in c++11 c++17 c++20; do
     echo '#include <xelm.h>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
 done
+for standard in c++17 c++20; do
+    echo '#include <xelm.hpp>' | g++ -std=$standard $warnings $cflags -fsyntax-only -x c++ -
+done
 
-model=$PWD/tests/fixtures/tiny/expert.gguf
-cp ffi/examples/*.* "$outside"
+cp ffi/examples/* "$outside"
+# The model that the example `embedded` takes in.
+model=-DMODEL=\"$PWD/tests/fixtures/tiny/expert.gguf\"
 cd "$outside"
+sources=(*.c *.cpp)
 
-# Builds every example as SOURCE.$1 with the rest as flags, flags of the compiler before sources.
+# Builds every example as SOURCE.$1, with the rest as flags.
 build() {
     local suffix=$1 source
     shift
-    for source in *.c; do
-        gcc -std=c11 $warnings $cflags -DMODEL="\"$model\"" "$source" -o "$source.$suffix" "$@"
-    done
-    for source in *.cpp; do
-        g++ -std=c++17 $warnings $cflags -DMODEL="\"$model\"" "$source" -o "$source.$suffix" "$@"
+    for source in "${sources[@]}"; do
+        case $source in
+            *.c) gcc -std=c11 $warnings $cflags "$model" "$source" -o "$source.$suffix" "$@" ;;
+            *.cpp) g++ -std=c++17 $warnings $cflags "$model" "$source" -o "$source.$suffix" "$@" ;;
+        esac
     done
 }
 
@@ -93,25 +99,25 @@ build() {
 run() {
     local suffix=$1 source
     shift
-    for source in *.c *.cpp; do
-        run_example "${source%.*}" "$@" "./$source.$suffix" > "$source.$suffix.out" 2> "$source.$suffix.err" ||
-            { cat "$source.$suffix.err" "$source.$suffix.out" >&2; echo "$source.$suffix failed" >&2; exit 1; }
-        [ -s "$source.$suffix.out" ]
+    for source in "${sources[@]}"; do
+        local name=$source.$suffix
+        run_example "${source%.*}" "$@" "./$name" > "$name.out" 2> "$name.err" ||
+            { cat "$name.err" "$name.out" >&2; echo "$name failed" >&2; exit 1; }
+        [ -s "$name.out" ]
     done
 }
 
-# What SOURCE.$1 said must be what the C program said with the shared library.
+# What SOURCE.$1 printed must be what SOURCE.shared printed.
 same() {
     local source
-    for source in *.c *.cpp; do
-        cmp "${source%.*}.c.shared.out" "$source.$1.out"
+    for source in "${sources[@]}"; do
+        cmp "$source.shared.out" "$source.$1.out"
     done
 }
 
 step pkg-config
 build shared $shared "-Wl,-rpath,$prefix/lib"
 run shared
-same shared
 build static $static
 run static
 same static
@@ -126,12 +132,12 @@ step CMake
     echo 'cmake_minimum_required(VERSION 3.16)'
     echo 'project(examples C CXX)'
     echo 'find_package(xelm 0.1 REQUIRED)'
-    echo "add_compile_definitions(MODEL=\"$model\")"
-    for source in *.c *.cpp; do
-        for kind in "" _static; do
-            echo "add_executable($source.cmake$kind $source)"
-            echo "target_link_libraries($source.cmake$kind PRIVATE xelm::xelm$kind)"
-            echo "target_compile_features($source.cmake$kind PRIVATE c_std_11 cxx_std_17)"
+    for source in "${sources[@]}"; do
+        for kind in cmake cmake_static; do
+            echo "add_executable($source.$kind $source)"
+            echo "target_link_libraries($source.$kind PRIVATE xelm::xelm${kind#cmake})"
+            echo "target_compile_features($source.$kind PRIVATE c_std_11 cxx_std_17)"
+            echo "target_compile_options($source.$kind PRIVATE [[$model]])"
         done
     done
 } > CMakeLists.txt
@@ -173,7 +179,7 @@ foreign=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '$3 !~ /^xelm_/ { 
 functions=$(nm -D --defined-only "$prefix/lib/libxelm.so" | grep -c ' T xelm_')
 undeclared=$(nm -D --defined-only "$prefix/lib/libxelm.so" | awk '{ print $3 }' |
     while read -r name; do grep -qw "$name" include/xelm.h || echo "$name"; done)
-echo "examples: $(cd ffi/examples && ls *.c *.cpp | tr '\n' ' ')"
+echo "examples: ${sources[*]}"
 echo "soname: $soname"
 echo "libxelm.so, stripped: $(stat -c %s "$cache/stripped.so") bytes"
 echo "exported functions: $functions"
