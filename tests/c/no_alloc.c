@@ -240,6 +240,14 @@ static void open_set_again(work *w) {
     check(xelm_set_close(set), "close", "");
 }
 
+static void route(work *w) {
+    size_t size = xelm_set_route_size(w->set);
+    float weights[N_EXPERTS];
+    check(size <= sizeof arena ? XELM_OK : XELM_MEMORY_TOO_SMALL, "arena", "");
+    check(xelm_set_route(w->params, w->set, TEXT, strlen(TEXT), NULL, arena, size, weights), "route",
+          xelm_params_last_error(w->params));
+}
+
 static void open_expert_again(work *w) {
     size_t size;
     xelm_expert *expert;
@@ -261,17 +269,19 @@ int main(int argc, char **argv) {
     check(xelm_params_set_repetition(&params, 1.1f, 16), "repetition", "");
     check(xelm_params_set_ensemble(&params, 2, XELM_ROUTE_TOKEN), "ensemble", "");
     xelm_set *set = open_set(&params, argv[1]);
+    size_t n_experts = xelm_set_n_experts(set);
+    check(n_experts <= N_EXPERTS ? XELM_OK : XELM_OUT_OF_RANGE, "experts", "");
     work w = {.params = &params, .folder = argv[1], .set = set};
     if (counted("malloc", take_state, &w, 1) != 1) {
         fprintf(stderr, "the counter does not count\n");
         return 2;
     }
     counted("set, opened and closed", open_set_again, &w, 0);
+    counted("experts weighed for a text", route, &w, 0);
     counted("expert, opened and closed", open_expert_again, &w, 0);
 
     xelm_expert *experts[N_EXPERTS] = {NULL};
-    size_t n_experts = xelm_set_n_experts(set);
-    for (size_t i = 0; i < n_experts && i < N_EXPERTS; i++) {
+    for (size_t i = 0; i < n_experts; i++) {
         experts[i] = open_expert(&params, set, i);
     }
     w.expert = experts[0];
@@ -281,16 +291,12 @@ int main(int argc, char **argv) {
 
     size_t size = xelm_ensemble_size(n_experts);
     xelm_ensemble *ensemble;
-    xelm_status status = xelm_ensemble_open(&params, set, (const xelm_expert *const *)experts, n_experts,
-                                            memory_for(size), size, &ensemble);
-    if (status == XELM_NO_ROUTER) {
-        printf("skipped: ensembles, since the set has no router\n");
-    } else {
-        check(status, "ensemble", xelm_params_last_error(&params));
-        w.ensemble = ensemble;
-        session(&w, "ensemble of 2", 1, 0);
-        session(&w, "ensemble of 2", 2, 0);
-    }
+    check(xelm_ensemble_open(&params, set, (const xelm_expert *const *)experts, n_experts,
+                             memory_for(size), size, &ensemble),
+          "ensemble", xelm_params_last_error(&params));
+    w.ensemble = ensemble;
+    session(&w, "ensemble of 2", 1, 0);
+    session(&w, "ensemble of 2", 2, 0);
     printf("allocated between opening and closing: %" PRIu64 ", freed: %" PRIu64 ", mapped: %" PRIu64 "\n",
            total.allocations, total.frees, total.mappings);
     return total.allocations + total.frees + total.mappings == 0 ? 0 : 1;
