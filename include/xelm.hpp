@@ -222,6 +222,18 @@ public:
         check(xelm_set_select(get(), tag.data(), tag.size(), present, &expert, &how, &language, &len));
         return {expert, how, {language, len}};
     }
+#ifdef XELM_STD
+    /// Throws where the file of expert `index` is damaged, or another one.
+    void verify(Params &params, std::size_t index) const {
+        params.check(xelm_set_verify(params.get(), get(), index));
+    }
+    void verify(Params &params, std::size_t index, std::string_view path) const {
+        params.check(xelm_set_verify_path(params.get(), get(), index, path.data(), path.size()));
+    }
+#endif
+    void verify(Params &params, std::size_t index, Bytes file) const {
+        params.check(xelm_set_verify_bytes(params.get(), get(), index, file.data, file.len));
+    }
     /// The weight of each expert for a text.
     std::vector<float> route(Params &params, std::string_view text,
                              const std::uint8_t *present = nullptr) const {

@@ -26,6 +26,14 @@ static inline void *memory_for(size_t size) {
     return memory;
 }
 
+/* For xelm_session_generate: shows the text as it comes. */
+static inline int32_t print_text(void *user, const xelm_written *written) {
+    (void)user;
+    fwrite(written->text, 1, written->text_len, stdout);
+    fflush(stdout);
+    return 0; /* go on */
+}
+
 /* Opens the set in a folder. A handle lies at the beginning of its memory. */
 static inline xelm_set *open_set(xelm_params *params, const char *folder) {
     size_t size = xelm_set_size(strlen(folder));

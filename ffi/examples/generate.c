@@ -5,13 +5,6 @@
  */
 #include "common.h"
 
-static int32_t on_text(void *user, const xelm_written *written) {
-    (void)user;
-    fwrite(written->text, 1, written->text_len, stdout);
-    fflush(stdout);
-    return 0; /* go on */
-}
-
 int main(int argc, char **argv) {
     if (argc != 5) {
         fprintf(stderr, "usage: %s SET LANGUAGE PROMPT N_TOKENS\n       %s EXPERT - PROMPT N_TOKENS\n",
@@ -33,7 +26,7 @@ int main(int argc, char **argv) {
           xelm_session_last_error(session));
     size_t n_tokens;
     xelm_stop why;
-    check(xelm_session_generate(session, strtoul(argv[4], NULL, 10), on_text, NULL, &n_tokens,
+    check(xelm_session_generate(session, strtoul(argv[4], NULL, 10), print_text, NULL, &n_tokens,
                                 &why),
           "generate", xelm_session_last_error(session));
     printf("\n");

@@ -20,13 +20,6 @@ static void on_interrupt(int number) {
     if (session != NULL) xelm_session_cancel(session);
 }
 
-static int32_t on_text(void *user, const xelm_written *written) {
-    (void)user;
-    fwrite(written->text, 1, written->text_len, stdout);
-    fflush(stdout);
-    return 0;
-}
-
 /* A line, and the expert for it. */
 typedef struct {
     char *line;
@@ -97,7 +90,7 @@ static void reply(xelm_session *session, const char *text, size_t n_max) {
     xelm_status status = xelm_session_reset(session);
     if (status == XELM_OK) status = xelm_session_prefill_text(session, text, strlen(text));
     if (status == XELM_OK) {
-        status = xelm_session_generate(session, n_max, on_text, NULL, &n_tokens, &why);
+        status = xelm_session_generate(session, n_max, print_text, NULL, &n_tokens, &why);
     }
     atomic_store(&replying, NULL);
     printf("\n");

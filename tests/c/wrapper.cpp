@@ -199,6 +199,10 @@ void sets(const char *folder) {
     const std::uint8_t present[] = {0, 1};
     CHECK(set.select("de", present).expert == 1);
     CHECK(thrown([&] { (void)set.select("xx"); }) == XELM_NO_EXPERT);
+    set.verify(params, 1);
+    set.verify(params, 1, folder + std::string("/ja-ko.gguf"));
+    const auto other = [&] { set.verify(params, 0, folder + std::string("/ja-ko.gguf")); };
+    CHECK(thrown(other) == XELM_HASH_MISMATCH);
     const auto weights = set.route(params, "Am Morgen und die Nacht");
     CHECK(weights.size() == 2 && weights[0] > weights[1]);
     CHECK(set.route(params, "Am Morgen", present)[0] == 0);

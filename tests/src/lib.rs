@@ -3,6 +3,7 @@
 pub mod c_abi;
 pub mod ensembles;
 pub mod examples;
+pub mod guarded;
 pub mod operations;
 pub mod oracle;
 pub mod random;

@@ -1,5 +1,6 @@
 //! The C ABI: ensembles, and choosing experts by the words of a text.
 
+#![cfg(unix)]
 #![allow(clippy::multiple_unsafe_ops_per_block, reason = "a C program has no smaller steps either")]
 
 use core::mem::MaybeUninit;
@@ -13,6 +14,7 @@ use xelm::session::*;
 use xelm::set::*;
 use xelm::status::*;
 use xelm_tests::c_abi::*;
+use xelm_tests::guarded::Guarded;
 use xelm_tests::xelm::Xelm;
 use xelm_train::memory::Memory;
 
@@ -206,7 +208,8 @@ fn texts_weigh_experts() {
     }
 }
 
-/// Exactly the planned memory works for every kind of mixture, and a step's experts are said.
+/// Exactly the planned memory works for every kind of mixture and none beyond it is touched; a step's
+/// experts are said.
 #[test]
 fn sessions_of_ensembles_keep_to_their_plan() {
     let mut params = Params::new();
@@ -236,11 +239,10 @@ fn sessions_of_ensembles_keep_to_their_plan() {
             assert!(plan.mapped > 0 && plan.thread_stacks == 0 && plan.reserved == [0; 7]);
             n_resident.push(plan.n_resident);
             let total = plan.total;
-            let mut memory = filled(total);
-            let m = pointer(&mut memory);
+            let mut memory = Guarded::new(total, XELM_ALIGN, true);
+            let m = memory.address().cast();
             let short = xelm_session_init_ensemble(p, mixed, m, total - 1, &mut session);
             assert_eq!((short, session.is_null()), (XELM_MEMORY_TOO_SMALL, true));
-            let m = pointer(&mut memory);
             assert_eq!(xelm_session_init_ensemble(p, mixed, m, total, &mut session), XELM_OK);
             let text = &MIXED[..if n_ctx == 17 { 9 } else { MIXED.len() }];
             assert_eq!(prefill_text(session, text), XELM_OK, "{}", session_error(session));

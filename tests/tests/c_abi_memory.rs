@@ -6,7 +6,6 @@
 use core::ffi::{CStr, c_char, c_void};
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
-use memmap2::MmapMut;
 use std::thread::Builder;
 use xelm::expert::*;
 use xelm::log::*;
@@ -15,51 +14,9 @@ use xelm::session::*;
 use xelm::state::*;
 use xelm::status::*;
 use xelm_tests::c_abi::*;
+use xelm_tests::guarded::Guarded;
 
 const TEXT: &str = "Am Montag, „My sister“";
-
-unsafe extern "C" {
-    fn mprotect(address: *mut c_void, len: usize, protection: i32) -> i32;
-}
-
-/// A multiple of every page size.
-const GUARD: usize = 64 << 10;
-
-/// Memory that begins or ends where a page begins that must not be touched.
-struct Guarded {
-    map: MmapMut,
-    start: usize,
-}
-
-impl Guarded {
-    /// `n` bytes at a multiple of `align`.
-    fn new(n: usize, align: usize, is_at_end: bool) -> Guarded {
-        let room = n.next_multiple_of(GUARD);
-        let mut map = MmapMut::map_anon(room + 2 * GUARD).unwrap();
-        map.fill(0xa5);
-        for guard in [0, GUARD + room] {
-            // SAFETY: whole pages of the mapping, to which nothing refers.
-            let failed = unsafe { mprotect(map.as_mut_ptr().add(guard).cast(), GUARD, 0) };
-            assert_eq!(failed, 0);
-        }
-        let start = if is_at_end { (GUARD + room - n) / align * align } else { GUARD };
-        Guarded { map, start }
-    }
-
-    fn at(&mut self) -> *mut u8 {
-        // SAFETY: inside the mapping.
-        unsafe { self.map.as_mut_ptr().add(self.start) }
-    }
-
-    /// `bytes`, so placed.
-    fn holding(bytes: &[u8], align: usize, is_at_end: bool) -> Guarded {
-        let mut guarded = Guarded::new(bytes.len(), align, is_at_end);
-        // SAFETY: as many bytes of the mapping, which nothing refers to.
-        let place = unsafe { core::slice::from_raw_parts_mut(guarded.at(), bytes.len()) };
-        place.copy_from_slice(bytes);
-        guarded
-    }
-}
 
 /// What a session has to say: text, logits, a score.
 type Said = (String, Vec<u32>, (u64, usize, usize));
@@ -135,12 +92,12 @@ fn nothing_is_touched_beyond_the_plan() {
             let mut text = Guarded::holding(TEXT.as_bytes(), 1, is_at_end);
             // SAFETY: what they hold, and nothing else refers to it.
             let (model, text) = unsafe {
-                let model = core::slice::from_raw_parts(model.at(), bytes.len());
-                (model, core::slice::from_raw_parts(text.at(), TEXT.len()))
+                let model = core::slice::from_raw_parts(model.address(), bytes.len());
+                (model, core::slice::from_raw_parts(text.address(), TEXT.len()))
             };
             let text = core::str::from_utf8(text).unwrap();
             let mut place = |n, align| Guarded::new(n, align, is_at_end);
-            let said = use_everything(&change, model, text, &mut place, &Guarded::at);
+            let said = use_everything(&change, model, text, &mut place, &Guarded::address);
             assert_eq!(said, expected);
         }
     }
