@@ -11,7 +11,6 @@ cd "$(dirname "$0")/.."
 
 cache=target/corruption
 mkdir -p "$cache"
-tests/tiny_run.sh target/tiny/run
 # The library is instrumented too. The flag is unstable; nothing but this test is built with it.
 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$cache \
     ffi/install.sh --prefix "$cache/prefix" --target x86_64-unknown-linux-gnu --static-only > /dev/null
@@ -19,7 +18,5 @@ prefix=$cache/prefix
 libraries=$(sed -n 's/^Libs.private: //p' "$prefix/lib/pkgconfig/xelm.pc")
 gcc -std=c11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
     -I "$prefix/include" tests/c/corruption.c -o "$cache/corruption" "$prefix/lib/libxelm.a" $libraries
-set=target/tiny/run/set-q8_0
-expert=$(ls "$set"/*.gguf | grep -v /set.gguf | head -n 1)
-"$cache/corruption" "$expert" "${1:-1}" "${2:-10000}"
+"$cache/corruption" tests/fixtures/tiny/expert.gguf "${1:-1}" "${2:-10000}"
 echo "no error found"
