@@ -12,12 +12,14 @@ use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::parallel::Serial;
 use xelm_runtime::rng::Rng;
+use xelm_runtime::router::Router;
 use xelm_runtime::sampler::{Sampler, SamplerOptions};
 use xelm_runtime::session::{Options, Session};
 use xelm_runtime::set::Set;
 use xelm_runtime::tokenizer::TextStream;
 use xelm_tests::xelm::{LANGUAGES, Xelm, error_line};
 use xelm_train::memory::Memory;
+use xelm_train::tfidf::nearest;
 
 const XELM: Xelm =
     Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
@@ -54,6 +56,9 @@ fn use_set(bytes: &[u8]) -> Result<(), Error> {
     set.entries().for_each(drop);
     for tag in ["de", "el-CY", "zh", "fr"] {
         let _ = set.select(tag, |i| i > 0);
+    }
+    if let Some(router) = Router::open(&gguf)? {
+        nearest(&router, &["Am Morgen 今日は", "Ένα κείμενο"])?;
     }
     Ok(())
 }
