@@ -61,7 +61,7 @@ pub(crate) struct Tfidf {
     /// Dimensions that the words are projected to.
     #[arg(long, default_value_t = Settings::default().dims, value_name = "N")]
     dims: usize,
-    /// Documents that are fitted to at most. Takes some 2 kB of memory each.
+    /// Documents that are fitted to at most. Takes some 5 kB of memory each.
     #[arg(long, default_value_t = Settings::default().sample, value_name = "N")]
     sample: usize,
     /// Seed of everything random.

@@ -11,7 +11,7 @@ use xelm_runtime::set::Set;
 use xelm_tests::xelm::{LANGUAGES, Xelm};
 use xelm_train::corpus::{BadInput, LanguageDocuments, Split};
 use xelm_train::report::Silent;
-use xelm_train::run::{ROUTER, Run};
+use xelm_train::run::{ASSIGNMENT, ROUTER, Run};
 use xelm_train::tfidf::{Agreement, DeviceSize, Fitted, nearest, router_for, with_router};
 
 const XELM: Xelm =
@@ -82,7 +82,7 @@ fn held_out_texts_of_a_larger_corpus() {
     let folder = XELM.folder("router-corpus");
     let run = Run::create(&folder, Path::new(&corpus), &[], BadInput::Stop).unwrap();
     let (shares, agreement) = accuracy(&run, 8);
-    assert!(shares.values().all(|[whole, _]| *whole >= 90.0));
+    assert!(shares.values().all(|[whole, _]| *whole >= 85.0));
     assert!(agreement.same * 100 >= agreement.documents * 97, "{agreement:?}");
 }
 
@@ -97,10 +97,18 @@ static RUN: LazyLock<PathBuf> = LazyLock::new(|| {
         &[&["tokenizer", "train", "--corpus", corpus, "--run", run_arg][..], &vocabulary].concat(),
     );
     XELM.run(&XELM.pretrain_args(run_arg, &["--steps", "4"]));
-    let printed = XELM.run(&["cluster", "tfidf", "--run", run_arg, "--k", "2", "--json"]);
-    // The same again changes nothing; another seed or number would.
-    assert_eq!(XELM.run(&["cluster", "tfidf", "--run", run_arg, "--k", "2", "--json"]), printed);
-    XELM.fails(&["cluster", "tfidf", "--run", run_arg, "--k", "3"]);
+    let cluster = |more: &[&str]| {
+        let args = [&["cluster", "tfidf", "--run", run_arg, "--json"][..], more].concat();
+        (XELM.run(&args), [ROUTER, ASSIGNMENT].map(|file| std::fs::read(run.join(file)).unwrap()))
+    };
+    let first = cluster(&["--k", "2", "--threads", "1"]);
+    // The same again changes nothing, whatever the threads; another number of clusters would.
+    assert!(cluster(&["--k", "2", "--threads", "3"]) == first);
+    for other in [&["--k", "3"][..], &["--k", "2", "--seed", "9", "--dims", "3"]] {
+        let args = [&["cluster", "tfidf", "--run", run_arg][..], other].concat();
+        assert!(XELM.fails(&args).contains("holds other clusters"));
+    }
+    let (printed, _) = first;
     XELM.run(&["train", "--run", run_arg, "--all", "--steps", "3"]);
     XELM.run(&["pack", "--run", run_arg]);
     std::fs::write(folder.join("clusters.json"), printed).unwrap();

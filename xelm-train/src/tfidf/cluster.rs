@@ -36,6 +36,10 @@ pub fn cluster(
     settings: &Settings,
     report: &mut dyn Report,
 ) -> Result<Clusters> {
+    // What is there already is compared at the end; what cannot be the same is told at once.
+    if run.has_clusters() && run.clusters()?.iter().filter(|c| c.documents.is_some()).count() != k {
+        return Err(run.other_clusters());
+    }
     let (corpus, bad_input) = (run.corpus()?, run.bad_input());
     let Embedded { embedding, vectors, languages, sample } =
         embed(&corpus, settings, true, bad_input, report)?;

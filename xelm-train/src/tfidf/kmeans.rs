@@ -25,7 +25,9 @@ const STREAM: u64 = 0x6b6d_6561_6e73;
 pub fn fit(vectors: &[f32], n_dims: usize, k: usize, seed: u64) -> Result<Vec<f32>> {
     let n = vectors.len().checked_div(n_dims).unwrap_or(0);
     if k == 0 || n < k {
-        return Err(Error::usage(format!("{n} documents cannot be divided into {k} clusters")));
+        return Err(Error::usage(format!(
+            "{n} documents with words that count cannot be divided into {k} clusters"
+        )));
     }
     let mut order: Vec<usize> = (0..n).collect();
     Rng::new(seed, STREAM).shuffle(&mut order);

@@ -66,6 +66,9 @@ pub fn router_for(
         });
         return Ok(None);
     };
+    if fitted.centroids.len() != clusters.len() * fitted.embedding.n_dims {
+        return Err(Error::usage(format!("{} is of other clusters", path.display())));
+    }
     let fail = Error::file(&path);
     let full = fitted.tensors().map_err(&fail)?;
     let tensors = fitted.for_device(size).map_err(|_| {
