@@ -27,11 +27,9 @@ impl Guarded {
         let mut map = MmapMut::map_anon(room + 2 * GUARD).expect("memory");
         map.fill(0xa5);
         for guard in [0, GUARD + room] {
+            let page = map.as_mut_ptr().wrapping_add(guard);
             // SAFETY: whole pages of the mapping, to which nothing refers.
-            let failed = unsafe {
-                let page = map.as_mut_ptr().add(guard);
-                mprotect(page.cast(), GUARD, 0)
-            };
+            let failed = unsafe { mprotect(page.cast(), GUARD, 0) };
             assert_eq!(failed, 0);
         }
         let start = if is_at_end { (GUARD + room - n) / align * align } else { GUARD };

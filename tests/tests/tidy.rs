@@ -19,10 +19,11 @@ const UNSAFE: &[&str] = &[
     "ffi/src/status.rs",                       // reads back a C string, in its tests
     "ffi/src/text.rs",                         // pointers from C
     "tests/src/c_abi.rs",                      // calls the C ABI
+    "tests/src/guarded.rs",                    // memory between guard pages
     "tests/src/shim.rs",                       // calls the kernels compiled for the CPU
     "tests/tests/c_abi.rs",                    // calls the C ABI
     "tests/tests/c_abi_ensembles.rs",          // calls the C ABI
-    "tests/tests/c_abi_memory.rs",             // calls the C ABI, maps guard pages
+    "tests/tests/c_abi_memory.rs",             // calls the C ABI
     "tests/tests/c_abi_states.rs",             // calls the C ABI
     "tests/tests/ensemble.rs",                 // an executor that cancels
     "tests/tests/memory.rs",                   // a counting allocator

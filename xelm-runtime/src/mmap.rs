@@ -8,6 +8,10 @@ use std::boxed::Box;
 use std::fs::File;
 use std::path::Path;
 
+/// Bytes that hold the metadata of most files.
+#[cfg(unix)]
+const HEADER: usize = 2 << 20;
+
 /// A file mapped read-only.
 #[derive(Debug)]
 pub struct MappedFile(Mmap);
@@ -22,7 +26,14 @@ impl MappedFile {
         // SAFETY: the mapping is private and read-only. A file that another process truncates
         // meanwhile raises SIGBUS, as in every program that maps files; our own writers replace
         // files by renaming and never truncate one in place.
-        unsafe { Mmap::map(&file) }.map(MappedFile)
+        let map = unsafe { Mmap::map(&file) }?;
+        // Metadata is read at once, in large steps rather than page by page. Weights come when they are
+        // needed. It is advice: where the system does not take it, all is well.
+        #[cfg(unix)]
+        if !map.is_empty() {
+            let _ = map.advise_range(memmap2::Advice::WillNeed, 0, map.len().min(HEADER));
+        }
+        Ok(MappedFile(map))
     }
 
     /// Maps the bytes `offset..offset + len` of an open file. The descriptor is not kept.

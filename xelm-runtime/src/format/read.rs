@@ -74,7 +74,7 @@ impl<'a> Gguf<'a> {
         if !bytes.as_ptr().addr().is_multiple_of(DEFAULT_ALIGNMENT) {
             return Err(Error::Misaligned);
         }
-        let mut cursor = Cursor { rest: bytes };
+        let mut cursor = Cursor { rest: bytes, is_checked: false };
         if cursor.take(4, "the header").map_err(|_| Error::BadMagic)? != MAGIC {
             return Err(Error::BadMagic);
         }
@@ -114,6 +114,8 @@ impl<'a> Gguf<'a> {
             cursor.rest
         };
         let tensors = Tensors { left: n_tensors, cursor: infos, data, alignment, offset: 0 };
+        let metadata =
+            Entries { cursor: Cursor { is_checked: true, ..metadata.cursor }, ..metadata };
         for tensor in tensors {
             tensor?;
         }
@@ -240,7 +242,7 @@ impl<'a> Array<'a> {
     /// The strings of an array of strings (nothing for other arrays).
     pub fn strings(&self) -> Strings<'a> {
         let left = if self.of == ValueType::String { self.len } else { 0 };
-        Strings { left, cursor: Cursor { rest: self.bytes } }
+        Strings { left, cursor: Cursor { rest: self.bytes, is_checked: true } }
     }
 }
 
@@ -282,6 +284,9 @@ fn padding(len: usize, alignment: usize) -> Option<usize> {
 #[derive(Clone, Copy, Debug)]
 struct Cursor<'a> {
     rest: &'a [u8],
+    /// Whether the bytes have been walked before: the strings of arrays, of which a vocabulary has very
+    /// many, are then passed over.
+    is_checked: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -362,7 +367,12 @@ impl<'a> Cursor<'a> {
             }
             None if of == ValueType::String => {
                 for _ in 0..len {
-                    self.string(what)?;
+                    if self.is_checked {
+                        let n = usize::try_from(self.u64(what)?);
+                        self.take(n.map_err(|_| Error::Truncated { what })?, what)?;
+                    } else {
+                        self.string(what)?;
+                    }
                 }
             }
             None => return Err(Error::OutOfRange { what: "a nested metadata array" }),
