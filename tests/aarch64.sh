@@ -45,6 +45,9 @@ linux() {
     have_packages > "$cache/apt.log" 2>&1 ||
         unavailable "Debian's packages for aarch64 could not be installed: see $cache/apt.log"
     local model=$PWD/tests/fixtures/tiny/expert.gguf program
+    # Cargo has folders of its own in the cache, one of them named embedded.
+    local out=$cache/programs
+    mkdir -p "$out"
     export RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo CARGO_TARGET_DIR=$cache
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
     ffi/install.sh --prefix "$cache/installed" --target $triple > /dev/null
@@ -53,15 +56,15 @@ linux() {
     local cc="aarch64-linux-gnu-gcc -std=c11 -Wall -Wextra -Werror -I include"
     local libraries
     libraries=$(sed -n 's/^Libs.private: //p' "$cache/installed/lib/pkgconfig/xelm.pc")
-    $cc ffi/examples/generate.c -o "$cache/static" "$cache/installed/lib/libxelm.a" $libraries
-    $cc ffi/examples/generate.c -o "$cache/shared" -L "$cache/installed/lib" -lxelm
-    $cc -DMODEL="\"$model\"" ffi/examples/embedded.c -o "$cache/embedded" "$cache/$triple/embedded/libxelm.a"
-    head -n 1 tests/fixtures/tiny/golden.txt > "$cache/golden.out"
-    emulated "$cache/static" "$model" - "Am Morgen" 200 > "$cache/static.out"
-    emulated "$cache/shared" "$model" - "Am Morgen" 200 > "$cache/shared.out"
-    emulated "$cache/embedded" > "$cache/embedded.out"
+    $cc ffi/examples/generate.c -o "$out/static" "$cache/installed/lib/libxelm.a" $libraries
+    $cc ffi/examples/generate.c -o "$out/shared" -L "$cache/installed/lib" -lxelm
+    $cc -DMODEL="\"$model\"" ffi/examples/embedded.c -o "$out/embedded" "$cache/$triple/embedded/libxelm.a"
+    head -n 1 tests/fixtures/tiny/golden.txt > "$out/golden.out"
+    emulated "$out/static" "$model" - "Am Morgen" 200 > "$out/static.out"
+    emulated "$out/shared" "$model" - "Am Morgen" 200 > "$out/shared.out"
+    emulated "$out/embedded" > "$out/embedded.out"
     for program in static shared embedded; do
-        cmp "$cache/golden.out" "$cache/$program.out"
+        cmp "$out/golden.out" "$out/$program.out"
     done
 
     local segments bad
