@@ -13,6 +13,7 @@
 // The file named MODEL, as it is, for ELF; xelm reads it in place.
 __asm__(".pushsection .rodata\n"
         ".balign 64\n"
+        ".globl model_begin, model_end\n"
         "model_begin: .incbin \"" MODEL "\"\n"
         "model_end:\n"
         ".popsection\n");
