@@ -1,8 +1,8 @@
 //! Routing by words, offline: fitting what [`xelm_runtime::router`] reads, and clustering documents by it.
 //!
 //! [`vectorizer`] → [`svd`] → [`kmeans`], each the X-ELM paper's, with its own seed and the same bits for any
-//! number of threads; [`embed`] runs the first two on a sample of a corpus. [`cluster`] divides a run's
-//! documents among experts, [`set`] makes the router of a set.
+//! number of threads; `embed` runs the first two on a sample of a corpus. `cluster` divides a run's
+//! documents among experts, `set` makes the router of a set.
 
 mod assignment;
 mod balanced;
