@@ -20,66 +20,55 @@ static void on_interrupt(int number) {
     if (session != NULL) xelm_session_cancel(session);
 }
 
-/* A line, and the expert for it. */
-typedef struct {
-    char *line;
-    size_t capacity;
-    const char *text;
-    size_t expert;
-} request;
-
-/* Chooses the expert by the tag that `text` begins with; returns whether there is one. */
-static int by_tag(const xelm_set *set, request *request) {
-    const char *tag = request->text + strlen("lang: "), *language;
-    size_t tag_len = strcspn(tag, " "), language_len;
-    xelm_match how;
-    xelm_status status = xelm_set_select(set, tag, tag_len, NULL, &request->expert, &how, &language,
-                                         &language_len);
-    if (status != XELM_OK) {
-        fprintf(stderr, "%.*s: %s\n", (int)tag_len, tag, xelm_status_text(status));
-        return 0;
+/* Chooses the expert for a line and says why. Returns the text to go on with, or NULL. */
+static const char *choose(xelm_params *params, const xelm_set *set, const char *line,
+                          size_t *expert) {
+    if (strncmp(line, "lang: ", 6) == 0) {
+        const char *tag = line + 6, *language;
+        size_t tag_len = strcspn(tag, " "), language_len;
+        xelm_match how;
+        xelm_status status = xelm_set_select(set, tag, tag_len, NULL, expert, &how, &language,
+                                             &language_len);
+        if (status != XELM_OK) {
+            fprintf(stderr, "%.*s: %s\n", (int)tag_len, tag, xelm_status_text(status));
+            return NULL;
+        }
+        fprintf(stderr, "expert %zu, which speaks %.*s, for the tag %.*s\n", *expert,
+                (int)language_len, language, (int)tag_len, tag);
+        return tag + tag_len + strspn(tag + tag_len, " ");
     }
-    request->text = tag + tag_len + strspn(tag + tag_len, " ");
-    fprintf(stderr, "expert %zu, which speaks %.*s, for the tag %.*s\n", request->expert,
-            (int)language_len, language, (int)tag_len, tag);
-    return 1;
-}
-
-/* Chooses the expert by the words; returns whether there is one. */
-static int by_words(xelm_params *params, const xelm_set *set, request *request) {
     size_t size = xelm_set_route_size(set), n_experts = xelm_set_n_experts(set);
     if (size == 0) {
         fprintf(stderr, "the set has no router: begin the line with \"lang: TAG \"\n");
-        return 0;
+        return NULL;
     }
     float *weights = memory_for(n_experts * sizeof *weights);
     void *scratch = memory_for(size);
-    check(xelm_set_route(params, set, request->text, strlen(request->text), NULL, scratch, size,
-                         weights),
-          "route", xelm_params_last_error(params));
-    request->expert = 0;
+    check(xelm_set_route(params, set, line, strlen(line), NULL, scratch, size, weights), "route",
+          xelm_params_last_error(params));
+    *expert = 0;
     for (size_t i = 1; i < n_experts; i++) {
-        if (weights[i] > weights[request->expert]) request->expert = i;
+        if (weights[i] > weights[*expert]) *expert = i;
     }
-    fprintf(stderr, "expert %zu, by its words, with the weight %.2f\n", request->expert,
-            weights[request->expert]);
+    fprintf(stderr, "expert %zu, by its words, with the weight %.2f\n", *expert, weights[*expert]);
     free(scratch);
     free(weights);
-    return 1;
+    return line;
 }
 
-/* Reads the next line for which there is an expert; returns whether there is one. */
-static int next_request(xelm_params *params, const xelm_set *set, request *request) {
-    ssize_t len;
-    while ((len = getline(&request->line, &request->capacity, stdin)) >= 0) {
-        if (len > 0 && request->line[len - 1] == '\n') request->line[len - 1] = '\0';
-        request->text = request->line;
-        if (strncmp(request->text, "lang: ", 6) == 0 ? by_tag(set, request)
-                                                     : by_words(params, set, request)) {
-            return 1;
-        }
+/* Reads lines until there is an expert for one. Returns its text, valid until the next call, or NULL at
+ * the end of the input. */
+static const char *next_text(xelm_params *params, const xelm_set *set, size_t *expert) {
+    static char *line;
+    static size_t capacity;
+    while (getline(&line, &capacity, stdin) >= 0) {
+        line[strcspn(line, "\n")] = '\0';
+        const char *text = choose(params, set, line, expert);
+        if (text != NULL) return text;
     }
-    return 0;
+    free(line);
+    line = NULL;
+    return NULL;
 }
 
 static void reply(xelm_session *session, const char *text, size_t n_max) {
@@ -110,19 +99,18 @@ int main(int argc, char **argv) {
     check(xelm_params_set_repetition(&params, 1.1f, 64), "repetition", "");
     xelm_set *set = open_set(&params, argv[1]);
 
-    request request = {0};
-    int is_more = next_request(&params, set, &request);
-    while (is_more) {
-        size_t index = request.expert;
+    size_t next;
+    const char *text = next_text(&params, set, &next);
+    while (text != NULL) {
+        size_t index = next;
         xelm_expert *expert = open_expert(&params, set, index);
         xelm_session *session = open_session(&params, expert);
         do {
-            reply(session, request.text, strtoul(argv[2], NULL, 10));
-            is_more = next_request(&params, set, &request);
-        } while (is_more && request.expert == index);
+            reply(session, text, strtoul(argv[2], NULL, 10));
+            text = next_text(&params, set, &next);
+        } while (text != NULL && next == index);
         close_session(session, expert);
     }
-    free(request.line);
     check(xelm_set_close(set), "close", "");
     free(set);
     return 0;
