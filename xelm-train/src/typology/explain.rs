@@ -120,10 +120,10 @@ mod tests {
         let explanation = Explanation::new(&distances, None, &languages, 1).unwrap();
         assert_eq!(
             explanation.to_string(),
-            "         en    fr    es\n\
-             en    0.000 0.245 0.159\n\
-             fr    0.245 0.000 0.208\n\
-             es    0.159 0.208 0.000\n\
+            "          en    fr    es\n\
+             en     0.000 0.245 0.159\n\
+             fr     0.245 0.000 0.208\n\
+             es     0.159 0.208 0.000\n\
              round 1: 2 clusters\n  0.1586  en + es\n          fr, without a partner\n\
              round 2: 1 clusters\n  0.2085  en-es + fr\n"
         );
