@@ -17,6 +17,42 @@ use xelm_train::typology::{Distances, Explanation, Features, cluster};
 pub(crate) enum Command {
     Typology(Typology),
     Tfidf(Tfidf),
+    Random(Random),
+}
+
+/// The run whose corpus is divided.
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Run directory; clusters are written there.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Begin --run as another division of this run's corpus: it uses vocabulary, tokens, seed and dense
+    /// model from there, and has clusters, experts and sets of its own.
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn open(&self) -> xelm_train::Result<Run> {
+        match &self.base {
+            Some(base) => Run::derive(&self.run, base),
+            None => Run::open(&self.run),
+        }
+    }
+}
+
+/// Divides a run's training documents among experts at random: the control that shows what a division by
+/// kinship or content is worth.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Random {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Number of experts.
+    #[arg(long, value_name = "N")]
+    k: usize,
+    /// Seed of the division.
+    #[arg(long, default_value_t = Settings::default().seed, value_name = "N")]
+    seed: u64,
 }
 
 /// Groups languages by how alike their grammars are: single linkage and greedy matching, as the X-ELM paper's
@@ -37,6 +73,10 @@ pub(crate) struct Typology {
     /// distances, for `xelm pack` to say which expert stands in for which language.
     #[arg(long, value_name = "DIR", required_unless_present = "languages")]
     run: Option<PathBuf>,
+    /// Begin --run as another division of this run's corpus: it uses vocabulary, tokens, seed and dense
+    /// model from there, and has clusters, experts and sets of its own.
+    #[arg(long, value_name = "DIR", requires = "run")]
+    base: Option<PathBuf>,
     /// Languages to group without a run directory, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "TAGS", conflicts_with = "run")]
     languages: Vec<String>,
@@ -69,9 +109,8 @@ pub(crate) struct Typology {
 /// expert is the one for a language that has more documents there than in any other cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Tfidf {
-    /// Run directory whose documents are clustered; clusters and router are written there.
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
     /// Number of experts.
     #[arg(long, value_name = "N")]
     k: usize,
@@ -106,13 +145,29 @@ impl Command {
         match self {
             Command::Typology(args) => args.run(),
             Command::Tfidf(args) => args.run(),
+            Command::Random(args) => args.run(),
         }
+    }
+}
+
+impl Random {
+    fn run(self) -> Result<()> {
+        let clusters = self.run.open()?.cluster_random(self.k, self.seed, &mut Progress::new())?;
+        for cluster in clusters {
+            print_line(format_args!(
+                "{}	{} documents",
+                cluster.id,
+                cluster.documents.unwrap_or(0)
+            ))?;
+        }
+        Ok(())
     }
 }
 
 impl Typology {
     fn run(self) -> Result<()> {
-        let run = self.run.as_deref().map(Run::open).transpose()?;
+        let run = |run: &PathBuf| RunArgs { run: run.clone(), base: self.base.clone() }.open();
+        let run = self.run.as_ref().map(run).transpose()?;
         let languages = run.as_ref().map_or(&self.languages[..], Run::languages);
         let features = self.features.as_deref();
         let features = features
@@ -155,12 +210,12 @@ impl Typology {
 
 impl Tfidf {
     fn run(self) -> Result<()> {
-        let Tfidf { k, rule, max_terms, dims, sample, seed, .. } = self;
+        let Tfidf { run, k, rule, max_terms, dims, sample, seed, json } = self;
         let settings = Settings { rule, max_terms, dims, sample, seed };
-        let run = Run::open(&self.run)?;
+        let run = run.open()?;
         let Clusters { clusters, documents } =
             tfidf::cluster(&run, k, &settings, &mut Progress::new())?;
-        if self.json {
+        if json {
             return print_line(json!({"clusters": clusters, "documents": documents}));
         }
         let languages: Vec<&str> = documents.keys().map(String::as_str).collect();

@@ -16,11 +16,11 @@ use xelm_runtime::score::Written;
 use xelm_runtime::session::Mixing;
 use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{Table, evaluate_run};
-use xelm_train::pack::pack;
+use xelm_train::job::Cadence;
+use xelm_train::pack::{PackOptions, pack};
 use xelm_train::report::Report;
 use xelm_train::run::{Branch, Run, SET};
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
-use xelm_train::tfidf::DeviceSize;
 use xelm_train::typology::Cluster;
 use xelm_train::vocab::VocabSettings;
 
@@ -92,11 +92,12 @@ impl Args {
         // First of all: a device that is missing should cost nobody a vocabulary.
         let backend = &mut *self.device.open()?;
         let mut run = self.begin()?;
-        run.train_vocabulary(&VocabSettings {
+        let vocabulary = VocabSettings {
             n_vocab: self.vocab_size,
             character_coverage: self.character_coverage,
             ..VocabSettings::default()
-        })?;
+        };
+        run.train_vocabulary(&vocabulary, &[])?;
         run.tokenize(&mut report)?;
         done("vocabulary and tokens", &mut report);
 
@@ -107,13 +108,13 @@ impl Args {
         };
         let base = TrainSettings { lr: self.lr, ..base };
         let settings = TrainSettings { schedule: Schedule::Constant, ..base.clone() };
-        run.pretrain(model, settings, SAVE_EVERY, backend, &mut report)?;
+        run.pretrain(model, settings, Cadence::default(), backend, &mut report)?;
         done("seed", &mut report);
 
         let clusters = run.cluster_typology(self.k, &mut report)?;
         let settings = TrainSettings { steps: self.branch_steps, warmup: 0, ..base };
         let mut train = |branch: &Branch, report: &mut Progress| {
-            run.train(branch, settings.clone(), SAVE_EVERY, backend, report)
+            run.train(branch, settings.clone(), Cadence::default(), backend, report)
         };
         for cluster in &clusters {
             train(&Branch::Expert(cluster.id.clone()), &mut report)?;
@@ -123,7 +124,7 @@ impl Args {
         train(&Branch::Random, &mut report)?;
         done("baselines", &mut report);
 
-        let packed = pack(&run, &DeviceSize::default(), &mut report)?;
+        let packed = pack(&run, &PackOptions::default(), &mut report)?;
         if let Some(router) = &packed.router {
             report.note(&router_line(router));
         }
@@ -231,9 +232,6 @@ impl Args {
         lines.join("\n")
     }
 }
-
-/// Steps between checkpoints.
-const SAVE_EVERY: u64 = 100;
 
 /// First words for a sample.
 fn prompt(language: &str) -> &'static str {

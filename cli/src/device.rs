@@ -52,7 +52,7 @@ enum PrecisionArg {
 
 impl DeviceArgs {
     /// Opens the device. Only `auto` tries another where it cannot be had, and says so.
-    pub(crate) fn open(self) -> Result<Box<dyn Backend>> {
+    pub(crate) fn open(self) -> xelm_train::Result<Box<dyn Backend>> {
         let precision = match self.precision {
             PrecisionArg::Bf16 => Precision::Bf16,
             PrecisionArg::F32 => Precision::F32,

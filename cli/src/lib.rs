@@ -3,10 +3,12 @@
 
 #![deny(unsafe_code)]
 
+mod adapt;
 mod cluster;
 mod demo;
 mod device;
 mod eval;
+mod experiment;
 mod generate;
 mod inspect;
 mod logits;
@@ -63,6 +65,8 @@ enum Command {
     #[command(subcommand)]
     Cluster(cluster::Command),
     Train(train::Args),
+    Adapt(adapt::Args),
+    Experiment(experiment::Args),
     Pack(pack::Args),
     Quantize(quantize::Args),
     #[command(subcommand)]
@@ -110,6 +114,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pretrain(args) => args.run(),
         Command::Cluster(command) => command.run(),
         Command::Train(args) => args.run(),
+        Command::Adapt(args) => args.run(),
+        Command::Experiment(args) => args.run(threads),
         Command::Pack(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Set(command) => command.run(),

@@ -4,9 +4,9 @@ use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use xelm_train::pack::pack;
+use xelm_train::pack::{PackOptions, pack};
 use xelm_train::run::Run;
-use xelm_train::tfidf::{Agreement, DeviceSize, SetRouter};
+use xelm_train::tfidf::{Agreement, DeviceSize, SetRouter, Settings};
 
 /// Packs a run's trained experts into RUN/set: one GGUF file per expert, and set.gguf that says which
 /// languages each speaks. Seed and baselines go to RUN/models.
@@ -33,7 +33,8 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let size = DeviceSize { max_terms: self.router_terms, max_bytes: self.router_bytes };
-        let packed = pack(&Run::open(&self.run)?, &size, &mut Progress::new())?;
+        let options = PackOptions { router: Some((size, Settings::default())) };
+        let packed = pack(&Run::open(&self.run)?, &options, &mut Progress::new())?;
         if self.json {
             let files: Vec<_> = packed
                 .files

@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
-use xelm_train::job::{JobResult, Rehearsal};
+use xelm_train::job::{Cadence, JobResult, Rehearsal};
 use xelm_train::model::Recompute;
 use xelm_train::run::Run;
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
@@ -82,6 +82,9 @@ pub(crate) struct TrainArgs {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) save_every: u64,
+    /// Steps between losses of held-out text in the log; 0 for none. Its documents are always the same.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) valid_every: u64,
     /// Sequences computed at once, a divisor of the batch: more are faster on a GPU and take more memory.
     /// By default as many as take a gibibyte. The result changes by rounding alone.
     #[arg(long, value_name = "N")]
@@ -135,6 +138,10 @@ impl TrainArgs {
             },
             ..base
         }
+    }
+
+    pub(crate) fn cadence(&self) -> Cadence {
+        Cadence { save_every: self.save_every, valid_every: self.valid_every }
     }
 
     pub(crate) fn print(&self, name: &str, result: &JobResult) -> Result<()> {
@@ -202,7 +209,7 @@ impl Args {
             return self.train.print_rehearsal("seed", &rehearsal);
         }
         let result =
-            run.pretrain(model, settings, self.train.save_every, backend, &mut Progress::new())?;
+            run.pretrain(model, settings, self.train.cadence(), backend, &mut Progress::new())?;
         self.train.print("seed", &result)
     }
 }

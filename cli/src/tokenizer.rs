@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 use std::path::PathBuf;
 use xelm_train::corpus::{BadInput, Corpus};
-use xelm_train::run::{Run, TOKENIZER, report_skipped};
+use xelm_train::run::{Run, report_skipped};
 use xelm_train::vocab::{self, VocabSettings};
 
 /// Vocabularies.
@@ -48,6 +48,10 @@ pub(crate) struct Train {
     /// Languages to use, separated by commas; the default is all.
     #[arg(long, value_delimiter = ',', value_name = "TAGS")]
     languages: Vec<String>,
+    /// Languages of the corpus that the vocabulary learns from besides: those that `xelm adapt` will add
+    /// to the run's experts one day. A vocabulary that has not seen a script has no tokens for it.
+    #[arg(long, value_delimiter = ',', value_name = "TAGS", requires = "run")]
+    later: Vec<String>,
     /// Tokens in the vocabulary.
     #[arg(long, default_value_t = 16_000, value_name = "N")]
     vocab_size: usize,
@@ -112,7 +116,7 @@ impl Command {
         let (path, skipped) = match (&args.run, &args.out) {
             (Some(root), _) => {
                 let run = Run::create(root, &args.corpus, &args.languages, bad_input)?;
-                (run.path(TOKENIZER), run.train_vocabulary(&settings)?)
+                (run.tokenizer_path(), run.train_vocabulary(&settings, &args.later)?)
             }
             (None, out) => {
                 let path = out.clone().unwrap_or_default();

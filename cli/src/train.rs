@@ -4,16 +4,17 @@ use crate::Result;
 use crate::pretrain::TrainArgs;
 use crate::progress::Progress;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::thread;
-use xelm_train::run::{Branch, DENSE, RANDOM, Run};
+use xelm_train::report::Report;
+use xelm_train::run::{Branch, Run};
 use xelm_train::settings::TrainSettings;
 
 /// Branches models from a run's seed and trains them: one expert, all of them, or the baselines.
 ///
 /// Each is a job of its own that needs nothing but the run directory: several can be trained at once, by
-/// several processes or machines. A job that was interrupted goes on from its last checkpoint; one that
-/// is done is left alone. An expert's batch is the dense model's divided by the number of experts, so
+/// several processes or machines that share it. Each job is trained by one of them at a time; the others
+/// take those that are left, and wait until all are done. A job that was interrupted, even by a power cut,
+/// goes on from its last checkpoint on whichever machine comes first; one that is done is left alone. An
+/// expert's batch is the dense model's divided by the number of experts, so
 /// that both see the same number of tokens in all.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
@@ -36,8 +37,11 @@ pub(crate) struct Args {
     /// Sequences per update of the dense model; the default is the seed's.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Models trained at the same time. Small ones fill a card together; on a CPU, one after the other is
-    /// as fast.
+    /// Train the baseline of added languages (see `xelm adapt`).
+    #[arg(long, group = "what")]
+    lapt: bool,
+    /// Models trained at the same time, each on its share of --threads: on a CPU as many as there are cores
+    /// is fastest, on a card small ones fill it together.
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
     #[command(flatten)]
@@ -55,50 +59,38 @@ impl Args {
         }
         branches.extend(self.dense.then_some(Branch::Dense));
         branches.extend(self.random.then_some(Branch::Random));
-        // The corpus is tokenized before several look for its tokens.
-        run.tokenize(&mut Progress::new())?;
-        let queue = Mutex::new(branches.into_iter());
-        let train = self.train;
-        let work = |mut report: Progress| -> std::result::Result<(), String> {
-            let next = || queue.lock().map_or(None, |mut queue| queue.next());
-            while let Some(branch) = next() {
-                one(&run, &branch, &settings, &train, &mut report).map_err(|e| e.to_string())?;
-            }
-            Ok(())
-        };
-        if self.jobs <= 1 {
-            return Ok(work(Progress::new())?);
-        }
-        thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..self.jobs).map(|_| scope.spawn(|| work(Progress::lines()))).collect();
-            // Every job is waited for; the first failure is told.
-            let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-            for end in ends {
-                end.map_err(|_| "a training job panicked")??;
-            }
-            Ok(())
-        })
+        branches.extend(self.lapt.then_some(Branch::Lapt));
+        train(&run, &branches, &settings, &self.train, self.jobs)
     }
 }
 
-fn one(
+/// Trains branches, `jobs` at once, and prints what became of each.
+pub(crate) fn train(
     run: &Run,
-    branch: &Branch,
+    branches: &[Branch],
     settings: &TrainSettings,
     train: &TrainArgs,
-    report: &mut Progress,
+    jobs: usize,
 ) -> Result<()> {
-    let name = match branch {
-        Branch::Expert(id) => id,
-        Branch::Dense => DENSE,
-        Branch::Random => RANDOM,
-    };
-    let backend = &mut *train.device.open()?;
+    // The corpus is tokenized before several look for its tokens.
+    run.tokenize(&mut Progress::new())?;
     if train.dry_run {
-        let rehearsal = run.rehearse_train(branch, settings.clone(), backend, report)?;
-        return train.print_rehearsal(name, &rehearsal);
+        for branch in branches {
+            let backend = &mut *train.device.open()?;
+            let rehearsal =
+                run.rehearse_train(branch, settings.clone(), backend, &mut Progress::new())?;
+            train.print_rehearsal(branch.name(), &rehearsal)?;
+        }
+        return Ok(());
     }
-    let result = run.train(branch, settings.clone(), train.save_every, backend, report)?;
-    train.print(name, &result)
+    let listener = move || -> Box<dyn Report + Send> {
+        Box::new(if jobs > 1 { Progress::lines() } else { Progress::new() })
+    };
+    run.train_all(branches, jobs, &listener, &|branch, report| {
+        let backend = &mut *train.device.open()?;
+        let result = run.train(branch, settings.clone(), train.cadence(), backend, report)?;
+        let printed = train.print(branch.name(), &result);
+        printed.map(|()| result).map_err(|e| xelm_train::Error::usage(e.to_string()))
+    })?;
+    Ok(())
 }

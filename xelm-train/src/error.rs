@@ -36,7 +36,11 @@ pub enum Error {
         step: u64,
         /// The tensor that holds it.
         tensor: String,
+        /// The documents of the step's batch, by language and place.
+        documents: Vec<String>,
     },
+    /// Another process is at work on a job; the text says which.
+    Claimed(String),
     /// A GPU is missing, unfit, full, or failed; the text says which and what to do.
     Device(String),
     /// A command cannot do what was asked; the text says why and what to do.
@@ -80,12 +84,15 @@ impl fmt::Display for Error {
                 f,
                 "{path}:{line}: {what}; mend the line, or pass --bad-input skip to leave such lines out"
             ),
-            Error::NotFinite { step, tensor } => write!(
+            Error::NotFinite { step, tensor, documents } => write!(
                 f,
                 "step {step}: {tensor} is not finite; nothing was updated and the last checkpoint is \
-                 kept: resume with a lower --lr"
+                 kept. The batch holds the documents {}: look at them, or train with a lower --lr",
+                crate::job::some_of(documents)
             ),
-            Error::Device(message) | Error::Usage(message) => f.write_str(message),
+            Error::Claimed(message) | Error::Device(message) | Error::Usage(message) => {
+                f.write_str(message)
+            }
         }
     }
 }
@@ -96,7 +103,7 @@ impl std::error::Error for Error {
             Error::Io { source, .. } => Some(source),
             Error::File { source, .. } => Some(source),
             Error::Corpus { .. } | Error::NotFinite { .. } => None,
-            Error::Device(_) | Error::Usage(_) => None,
+            Error::Claimed(_) | Error::Device(_) | Error::Usage(_) => None,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`] → [`page`].
 //!
-//! Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
+//! [`workers`] run several jobs at once. Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
 //! [`backend`] computes it.
 
 #![deny(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod corpus;
 mod error;
 pub mod evaluate;
+pub mod experiment;
 pub mod job;
 pub mod memory;
 pub mod model;
@@ -29,5 +30,6 @@ pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;
+pub mod workers;
 
 pub use error::{Error, Result};

@@ -1,11 +1,11 @@
 //! Packing: checkpoints become expert files, and these a set (`docs/formats.md`).
 
-use crate::checkpoint::{Checkpoint, CheckpointInfo};
+use crate::checkpoint::Checkpoint;
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::model::position_table;
 use crate::report::Report;
-use crate::run::{DENSE, RANDOM, Run, SEED, SET, TOKENIZER};
-use crate::tfidf::{DeviceSize, SetRouter, router_for};
+use crate::run::{DENSE, LAPT, RANDOM, Run, SEED, SET};
+use crate::tfidf::{DeviceSize, SetRouter, Settings, router_for};
 use crate::typology::Distances;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,19 @@ use xelm_runtime::tokenizer::{Tokenizer, hex};
 /// llama.cpp's number for a file of F32 matrices.
 const FILE_TYPE_F32: u32 = 0;
 
+/// What `pack` is to do besides the experts.
+#[derive(Clone, Copy, Debug)]
+pub struct PackOptions {
+    /// The size of the set's router and how it is fitted; `None` for a set without one.
+    pub router: Option<(DeviceSize, Settings)>,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        PackOptions { router: Some(Default::default()) }
+    }
+}
+
 /// What `pack` wrote.
 #[derive(Clone, Debug)]
 pub struct Packed {
@@ -40,33 +53,37 @@ pub struct Packed {
 ///
 /// # Errors
 /// An expert is not trained to its end, or a file cannot be written.
-pub fn pack(run: &Run, router: &DeviceSize, report: &mut dyn Report) -> Result<Packed> {
-    let vocabulary = run.path(TOKENIZER);
+pub fn pack(run: &Run, options: &PackOptions, report: &mut dyn Report) -> Result<Packed> {
+    let vocabulary = run.tokenizer_path();
     let tokenizer = MappedFile::open(&vocabulary).map_err(Error::io("open", &vocabulary))?;
     let tokenizer = tokenizer.gguf().map_err(Error::file(&vocabulary))?;
     let folder = run.path(SET);
     let mut files = Vec::new();
     let mut rows = Vec::new();
     let mut n_embd = 0;
-    let clusters = run.clusters()?;
-    for cluster in &clusters {
-        let file = format!("{}.gguf", cluster.id);
+    let experts = run.experts()?;
+    for (id, languages) in &experts {
+        let file = format!("{id}.gguf");
         let path = folder.join(&file);
-        let checkpoint = finished(run, &cluster.id)?;
+        let checkpoint = run.finished(id)?;
         export(&checkpoint, &tokenizer, &path)?;
         let (size, sha256) = file_identity(&path).map_err(Error::io("read", &path))?;
         files.push((path, size));
         n_embd = checkpoint.info.config.n_embd;
         rows.push(Row {
-            id: cluster.id.clone(),
+            id: id.clone(),
             file,
             size,
             sha256,
             parent: checkpoint.info.parent,
-            languages: cluster.languages.clone(),
+            languages: languages.clone(),
         });
     }
-    let router = router_for(run, &clusters, router, report)?;
+    let speakers: Vec<Vec<String>> = experts.into_iter().map(|(_, languages)| languages).collect();
+    let router = match options.router {
+        Some((size, settings)) => router_for(run, &speakers, &size, &settings, report)?,
+        None => None,
+    };
     let tensors = router.as_ref().map(|router| &router.tensors);
     let distances = run.distances()?;
     write_set(&folder.join(SET_FILE), &rows, n_embd, &distances, &tokenizer, tensors)?;
@@ -74,37 +91,15 @@ pub fn pack(run: &Run, router: &DeviceSize, report: &mut dyn Report) -> Result<P
     for name in [SET_FILE, MANIFEST] {
         files.push((folder.join(name), size_of(&folder.join(name))?));
     }
-    for name in [SEED, DENSE, RANDOM] {
+    for name in [SEED, DENSE, RANDOM, LAPT] {
         if run.job_folder(name).join(CHECKPOINT).exists() {
             let path = run.path("models").join(format!("{name}.gguf"));
-            export(&finished(run, name)?, &tokenizer, &path)?;
+            export(&run.finished(name)?, &tokenizer, &path)?;
             let size = size_of(&path)?;
             files.push((path, size));
         }
     }
     Ok(Packed { folder, files, router })
-}
-
-/// The checkpoint of a job, if the job is done.
-fn finished(run: &Run, name: &str) -> Result<Checkpoint> {
-    let path = run.job_folder(name).join(CHECKPOINT);
-    let unfinished = |how: String| {
-        Error::usage(format!("{name} {how}: `xelm train` with the same settings finishes it"))
-    };
-    if !path.exists() {
-        return Err(unfinished("is not trained yet".into()));
-    }
-    let checkpoint = Checkpoint::open(&path)?;
-    let spec = job_spec(&checkpoint.info, &path)?;
-    if checkpoint.info.step < spec.settings.steps {
-        let (step, steps) = (checkpoint.info.step, spec.settings.steps);
-        return Err(unfinished(format!("is trained for {step} of {steps} steps only")));
-    }
-    Ok(checkpoint)
-}
-
-fn job_spec(info: &CheckpointInfo, path: &Path) -> Result<JobSpec> {
-    serde_json::from_str(&info.job).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
 }
 
 /// Writes a checkpoint as an F32 expert file with the tokenizer of `tokenizer`.
@@ -113,7 +108,7 @@ fn job_spec(info: &CheckpointInfo, path: &Path) -> Result<JobSpec> {
 /// The vocabularies differ, or the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, tokenizer: &Gguf<'_>, path: &Path) -> Result<()> {
     let info = &checkpoint.info;
-    let spec = job_spec(info, path)?;
+    let spec = JobSpec::of(info, path)?;
     let config = &info.config;
     let wrong = Error::file(path);
     let hash = Tokenizer::open(tokenizer).map_err(&wrong)?.hash();
@@ -131,7 +126,7 @@ pub fn export(checkpoint: &Checkpoint, tokenizer: &Gguf<'_>, path: &Path) -> Res
     writer.string(keys::EXPERT_ID, &spec.name);
     writer.strings(keys::EXPERT_LANGUAGES, &spec.languages);
     writer.string(keys::EXPERT_PARENT, &info.parent);
-    writer.u32(keys::EXPERT_ROUND, u32::from(!info.parent.is_empty()));
+    writer.u32(keys::EXPERT_ROUND, spec.round);
     writer.u64(keys::EXPERT_TRAINED_TOKENS, info.tokens);
     Tokenizer::copy_keys(tokenizer, &mut writer);
     for tensor in inventory(config) {

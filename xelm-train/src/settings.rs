@@ -163,6 +163,7 @@ impl TrainSettings {
 /// The dimensions of a model that is trained from nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the usual names of the field")]
+#[serde(deny_unknown_fields)]
 pub struct ModelSettings {
     pub n_layer: usize,
     pub n_embd: usize,

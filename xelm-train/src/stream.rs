@@ -97,6 +97,25 @@ impl<'a> Stream<'a> {
         self.epoch = epoch;
     }
 
+    /// The documents that blocks hold, whole or in part, as (shard, document), each once.
+    pub fn documents_of(&mut self, blocks: std::ops::Range<u64>) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for index in blocks {
+            self.lay_out(index / self.blocks_per_epoch);
+            let first = index % self.blocks_per_epoch * self.block_len as u64;
+            let end = first + self.block_len as u64;
+            let at = self.starts.partition_point(|&start| start <= first) - 1;
+            let n = self.starts[at..].partition_point(|&start| start < end);
+            for &document in &self.order[at..(at + n).min(self.order.len())] {
+                let (shard, document) = self.documents[document as usize];
+                found.push((shard as usize, document as usize));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Appends block `index` to a batch: its first T tokens to `inputs`, its last T to `targets`.
     pub fn read(&mut self, index: u64, inputs: &mut Vec<u32>, targets: &mut Vec<u32>) {
         self.lay_out(index / self.blocks_per_epoch);

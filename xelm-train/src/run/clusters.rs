@@ -1,11 +1,14 @@
 //! The clusters of a run: which languages, or documents, share an expert.
 
-use super::Run;
+use super::{ASSIGNMENT, Run};
+use crate::corpus::Split;
 use crate::job::write_json;
 use crate::report::Report;
+use crate::tfidf::{Assignment, LanguageClusters};
 use crate::typology::{Cluster, Distances, cluster};
 use crate::{Error, Result};
 use std::fs;
+use xelm_runtime::rng::philox;
 
 const CLUSTERS: &str = "clusters.json";
 /// Distances of the run's own.
@@ -51,14 +54,60 @@ impl Run {
         Ok(clusters)
     }
 
-    /// Distances between languages: the run's own, where it has some, then the shipped ones.
+    /// Distances between languages: the run's own, or else its base's, where they have some, and the shipped
+    /// ones for all other pairs.
     ///
     /// # Errors
     /// The run's own cannot be read.
     pub fn distances(&self) -> Result<Distances> {
-        let path = self.path(TYPOLOGY);
         let shipped = Distances::shipped();
-        if path.exists() { Ok(Distances::open(&path)?.with(&shipped)) } else { Ok(shipped) }
+        let own = [self.path(TYPOLOGY), self.shared_path(TYPOLOGY)];
+        match own.iter().find(|path| path.exists()) {
+            Some(path) => Ok(Distances::open(path)?.with(&shipped)),
+            None => Ok(shipped),
+        }
+    }
+
+    /// Divides the training documents of all languages among `k` experts at random: the control that
+    /// shows what a division by kinship or content is worth.
+    ///
+    /// # Errors
+    /// The run has other clusters; the corpus cannot be tokenised.
+    pub fn cluster_random(
+        &self,
+        k: usize,
+        seed: u64,
+        report: &mut dyn Report,
+    ) -> Result<Vec<Cluster>> {
+        if k == 0 {
+            return Err(Error::usage("a corpus cannot be divided among 0 experts"));
+        }
+        self.tokenize(report)?;
+        let (n_vocab, vocabulary, _) = self.vocabulary()?;
+        let shards = self.shards(self.languages(), Split::Train, &vocabulary, n_vocab)?;
+        let key = [seed as u32, 0x7261_6e64];
+        let mut assignment = Assignment::default();
+        for (s, (language, shard)) in self.languages().iter().zip(&shards).enumerate() {
+            let draw = |d: usize| philox(d as u64, s as u64, key)[0] % k as u32;
+            let clusters = (0..shard.n_documents()).map(draw).collect();
+            let of_language = LanguageClusters { clusters, n_bytes: shard.n_bytes };
+            assignment.languages.insert(language.clone(), of_language);
+        }
+        let clusters = assignment.clusters("random", self.languages(), k);
+        self.check_clusters(&clusters)?;
+        assignment.save(&self.path(ASSIGNMENT))?;
+        self.save_clusters(&clusters)?;
+        Ok(clusters)
+    }
+
+    /// The experts of the run's set, each with the languages that it speaks: those of the clusters, then
+    /// those that were added.
+    ///
+    /// # Errors
+    /// There are no clusters yet.
+    pub fn experts(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let clusters = self.clusters()?.into_iter().map(|c| (c.id, c.languages));
+        Ok(clusters.chain(self.adapted()?.into_iter().map(|a| (a.id, vec![a.target]))).collect())
     }
 
     /// Whether the run has clusters.

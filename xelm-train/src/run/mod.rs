@@ -10,20 +10,27 @@
 //! typology.tsv      distances between languages, where they are the run's own
 //! router.gguf       the router in full
 //! seed/ dense/ random/ experts/<id>/   one folder per training job
+//! adapted.json      experts for languages that were added later, and what they branched from
+//! lapt/             the baseline of those: the dense model, trained on all added languages
 //! models/           seed, dense and random-split model as expert files
 //! set/ set-q8_0/ …  the experts, packed and quantised
 //! eval.json         the last evaluation
 //! ```
+//!
+//! A *derived* run divides the same corpus in another way: vocabulary, tokens, seed and dense model are
+//! those of its base, which its `run.json` names; all else is its own.
 
+mod adapt;
 mod branch;
 mod clusters;
 
+pub use adapt::{Adapted, Donor};
 pub use branch::Branch;
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{BadInput, Corpus, Skipped, Split};
-use crate::job::{CHECKPOINT, Job, JobResult, JobSpec, Rehearsal, write_json};
+use crate::job::{CHECKPOINT, Cadence, Data, Job, JobResult, JobSpec, Rehearsal, write_json};
 use crate::report::Report;
 use crate::settings::{ModelSettings, TrainSettings};
 use crate::stream::Stream;
@@ -45,6 +52,8 @@ pub const ASSIGNMENT: &str = "clusters.gguf";
 pub const ROUTER: &str = "router.gguf";
 /// The vocabulary's file.
 pub const TOKENIZER: &str = "tokenizer.gguf";
+/// The folder of the token shards.
+const TOKENS: &str = "tokens";
 /// The folder of the packed f32 set.
 pub const SET: &str = "set";
 
@@ -59,10 +68,20 @@ struct Manifest {
     model: Option<ModelSettings>,
 }
 
+/// What `run.json` of a derived run records.
+#[derive(Serialize, Deserialize)]
+struct Derived {
+    format: u32,
+    /// The run that it derives from, relative to the run directory.
+    base: PathBuf,
+}
+
 /// An open run directory.
 #[derive(Debug)]
 pub struct Run {
     root: PathBuf,
+    /// The folder that has vocabulary, tokens, seed and dense model: `root`, or its base.
+    base: PathBuf,
     manifest: Manifest,
 }
 
@@ -70,6 +89,9 @@ pub struct Run {
 pub const DENSE: &str = "dense";
 /// See [`DENSE`].
 pub const RANDOM: &str = "random";
+/// The baseline of added languages: the dense model, trained on all of them (language-adaptive
+/// pretraining).
+pub const LAPT: &str = "lapt";
 /// The seed model's name.
 pub const SEED: &str = "seed";
 
@@ -115,11 +137,43 @@ impl Run {
                 )))
             };
         }
-        let run = Run { root: root.to_owned(), manifest };
+        let run = Run { root: root.to_owned(), base: root.to_owned(), manifest };
         write_json(&run.path(MANIFEST), &run.manifest)?;
-        let readme = run.path("README.md");
-        AtomicFile::write(&readme, README.as_bytes()).map_err(Error::io("write", &readme))?;
+        run.explain()?;
         Ok(run)
+    }
+
+    /// Creates a run that divides the corpus of `base` in another way, or opens one that was created so.
+    ///
+    /// # Errors
+    /// `base` is no run; the directory holds another run.
+    pub fn derive(root: &Path, base: &Path) -> Result<Run> {
+        let base = Run::open(base)?.base;
+        fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        let absolute = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
+        let relative = relative(&absolute(root)?, &absolute(&base)?);
+        let path = root.join(MANIFEST);
+        if path.exists() {
+            let run = Run::open(root)?;
+            return if absolute(&run.base)? == absolute(&base)? && run.base != run.root {
+                Ok(run)
+            } else {
+                Err(Error::usage(format!(
+                    "{} holds a run that does not derive from {}: choose another folder",
+                    root.display(),
+                    base.display()
+                )))
+            };
+        }
+        write_json(&path, &Derived { format: 1, base: relative })?;
+        let run = Run::open(root)?;
+        run.explain()?;
+        Ok(run)
+    }
+
+    fn explain(&self) -> Result<()> {
+        let readme = self.path("README.md");
+        AtomicFile::write(&readme, README.as_bytes()).map_err(Error::io("write", &readme))
     }
 
     /// Opens a run directory.
@@ -135,14 +189,38 @@ impl Run {
                 root.display()
             ))
         })?;
-        let manifest = serde_json::from_str(&text)
-            .map_err(|e| Error::usage(format!("{}: {e}", path.display())))?;
-        Ok(Run { root: root.to_owned(), manifest })
+        let wrong = |e: serde_json::Error| Error::usage(format!("{}: {e}", path.display()));
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
+        if value.get("base").is_none() {
+            let manifest = serde_json::from_value(value).map_err(wrong)?;
+            return Ok(Run { root: root.to_owned(), base: root.to_owned(), manifest });
+        }
+        let derived: Derived = serde_json::from_value(value).map_err(wrong)?;
+        let base = root.join(derived.base);
+        let of_base = Run::open(&base)?;
+        if of_base.base != of_base.root {
+            return Err(Error::usage(format!(
+                "{}: its base {} is itself derived",
+                path.display(),
+                base.display()
+            )));
+        }
+        Ok(Run { root: root.to_owned(), base, manifest: of_base.manifest })
     }
 
     /// A path inside the run directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// The path of something that derived runs share with their base.
+    pub fn shared_path(&self, name: &str) -> PathBuf {
+        self.base.join(name)
+    }
+
+    /// The run's vocabulary.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.shared_path(TOKENIZER)
     }
 
     /// The run's languages.
@@ -160,19 +238,40 @@ impl Run {
     /// # Errors
     /// The corpus is not where it was.
     pub fn corpus(&self) -> Result<Corpus> {
-        Corpus::find(&self.root.join(&self.manifest.corpus))?.only(&self.manifest.languages)
+        self.corpus_of(&self.manifest.languages)
     }
 
-    /// Learns the run's vocabulary, unless it has one.
+    /// The files of these languages in the run's corpus, which may hold more than the run's.
     ///
     /// # Errors
-    /// As [`vocab::train`].
-    pub fn train_vocabulary(&self, settings: &VocabSettings) -> Result<Vec<Skipped>> {
-        let path = self.path(TOKENIZER);
+    /// The corpus is not where it was, or has no files of a language.
+    pub fn corpus_of(&self, languages: &[String]) -> Result<Corpus> {
+        let mut corpus = Corpus::find(&self.base.join(&self.manifest.corpus))?;
+        for added in self.adapted()? {
+            if let Some(folder) = &added.corpus {
+                let files = Corpus::find(folder)?.only(std::slice::from_ref(&added.target))?;
+                corpus.languages.extend(files.languages);
+            }
+        }
+        corpus.only(languages)
+    }
+
+    /// Learns the run's vocabulary, unless it has one; from `later` besides the run's own languages: those
+    /// that are to be added to its experts one day.
+    ///
+    /// # Errors
+    /// As [`vocab::train`]; the corpus has no files of a language.
+    pub fn train_vocabulary(
+        &self,
+        settings: &VocabSettings,
+        later: &[String],
+    ) -> Result<Vec<Skipped>> {
+        let path = self.tokenizer_path();
         if path.exists() {
             return Ok(Vec::new());
         }
-        let (vocabulary, skipped) = vocab::train(&self.corpus()?, settings)?;
+        let languages = [self.languages(), later].concat();
+        let (vocabulary, skipped) = vocab::train(&self.corpus_of(&languages)?, settings)?;
         vocab::save(&vocabulary, &path)?;
         Ok(skipped)
     }
@@ -183,13 +282,17 @@ impl Run {
     /// # Errors
     /// As [`tokenize`].
     pub fn tokenize(&self, report: &mut dyn Report) -> Result<()> {
-        let folder = self.path("tokens");
+        self.tokenize_languages(self.languages(), report)
+    }
+
+    fn tokenize_languages(&self, languages: &[String], report: &mut dyn Report) -> Result<()> {
+        let folder = self.shared_path(TOKENS);
         let is_there = |language: &String| shard_path(&folder, language, Split::Train).exists();
-        let corpus = match self.corpus() {
-            Err(_) if self.languages().iter().all(is_there) => return Ok(()),
+        let corpus = match self.corpus_of(languages) {
+            Err(_) if languages.iter().all(is_there) => return Ok(()),
             corpus => corpus?,
         };
-        let vocabulary = self.path(TOKENIZER);
+        let vocabulary = self.tokenizer_path();
         for done in tokenize(&corpus, &vocabulary, &folder, self.bad_input())? {
             report_skipped(&done.skipped, report);
         }
@@ -204,17 +307,15 @@ impl Run {
         &mut self,
         model: ModelSettings,
         settings: TrainSettings,
-        save_every: u64,
+        cadence: Cadence,
         backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
         self.check_model(model)?;
         self.manifest.model = Some(model);
-        write_json(&self.path(MANIFEST), &self.manifest)?;
-        self.with_seed_job(model, settings, save_every, |job, stream| {
-            job.run(stream, backend, report)
-        })
+        write_json(&self.shared_path(MANIFEST), &self.manifest)?;
+        self.with_seed_job(model, settings, cadence, |job, data| job.run(data, backend, report))
     }
 
     /// What [`Run::pretrain`] would take: nothing is trained or saved, but the tokens are.
@@ -230,7 +331,9 @@ impl Run {
     ) -> Result<Rehearsal> {
         self.tokenize(report)?;
         self.check_model(model)?;
-        self.with_seed_job(model, settings, 1, |job, stream| job.rehearse(stream, backend))
+        self.with_seed_job(model, settings, Cadence::default(), |job, data| {
+            job.rehearse(data, backend)
+        })
     }
 
     fn check_model(&self, model: ModelSettings) -> Result<()> {
@@ -247,29 +350,34 @@ impl Run {
         &self,
         model: ModelSettings,
         mut settings: TrainSettings,
-        save_every: u64,
-        work: impl FnOnce(&Job, &mut Stream<'_>) -> Result<R>,
+        cadence: Cadence,
+        work: impl FnOnce(&Job, &mut Data<'_>) -> Result<R>,
     ) -> Result<R> {
         let (n_vocab, vocabulary, eos) = self.vocabulary()?;
         let config = model.config(n_vocab)?;
         settings.choose_micro_batch(&config);
-        let shards = self.shards(self.languages(), &vocabulary, n_vocab)?;
-        let mut stream = Stream::new(&shards, |_, _| true, eos, settings.seed, settings.n_ctx)?;
+        let shards = self.shards(self.languages(), Split::Train, &vocabulary, n_vocab)?;
+        let all = |_, _| true;
+        let train = Stream::new(&shards, all, eos, settings.seed, settings.n_ctx)?;
+        let held_out = self.shards(self.languages(), Split::Valid, &vocabulary, n_vocab)?;
+        let valid = Stream::new(&held_out, all, eos, settings.seed, settings.n_ctx).ok();
         let spec = JobSpec {
             name: SEED.to_owned(),
             languages: self.languages().to_vec(),
             parent: String::new(),
+            round: 0,
             settings,
         };
         let folder = self.job_folder(SEED);
-        let job = Job { spec, folder, config, parent: None, vocabulary, save_every };
-        work(&job, &mut stream)
+        let job = Job { spec, folder, config, parent: None, vocabulary, cadence };
+        work(&job, &mut Data { train, valid })
     }
 
     /// The folder of a job by the name of its model.
     pub fn job_folder(&self, name: &str) -> PathBuf {
         match name {
-            SEED | DENSE | RANDOM => self.path(name),
+            SEED | DENSE => self.shared_path(name),
+            RANDOM | LAPT => self.path(name),
             id => self.path("experts").join(id),
         }
     }
@@ -309,7 +417,7 @@ impl Run {
 
     /// Size and identity of the vocabulary, and the token that ends documents.
     fn vocabulary(&self) -> Result<(usize, String, u32)> {
-        let path = self.path(TOKENIZER);
+        let path = self.tokenizer_path();
         let file = MappedFile::open(&path).map_err(|_| {
             Error::usage(format!(
                 "the run has no vocabulary yet: `xelm tokenizer train --run {}` learns one",
@@ -324,14 +432,15 @@ impl Run {
     fn shards(
         &self,
         languages: &[String],
+        split: Split,
         vocabulary: &str,
         n_vocab: usize,
     ) -> Result<Vec<TokenShard>> {
-        let folder = self.path("tokens");
+        let folder = self.shared_path(TOKENS);
         languages
             .iter()
             .map(|language| {
-                let path = shard_path(&folder, language, Split::Train);
+                let path = shard_path(&folder, language, split);
                 check_vocabulary(&path, vocabulary)?;
                 let shard = TokenShard::open(&path)?;
                 let ids_are_known = shard.tokens().iter().all(|&id| (id as usize) < n_vocab);
@@ -340,6 +449,13 @@ impl Run {
             })
             .collect()
     }
+}
+
+/// `path` as seen from the folder `from`; both are absolute.
+fn relative(from: &Path, path: &Path) -> PathBuf {
+    let common = from.components().zip(path.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(common).map(|_| Path::new("..").as_os_str());
+    up.chain(path.components().skip(common).map(|c| c.as_os_str())).collect()
 }
 
 /// Tells about lines that were left out: the first few, and how many.
@@ -368,10 +484,14 @@ const README: &str = "\
 | `seed/` | the model that everything branches from: settings, log (one JSON line a step), checkpoint |
 | `experts/<id>/` | one training job per expert; each can be trained on another machine and copied here |
 | `dense/`, `random/` | the baselines: one model on all languages, one on a random part of the documents |
+| `adapted.json` | experts for languages that were added later: their donors and parents |
+| `lapt/` | the baseline of those: the dense model, trained on all added languages |
 | `models/` | seed and baselines as model files |
 | `set/` | the experts as model files, with `set.gguf` that says who speaks what |
 | `set-q8_0/`, `set-q4_0/` | the same, quantised |
 | `eval.json` | bits per byte of every model on every language |
+
+A `run.json` with a `base` derives from another run: vocabulary, tokens, seed and dense model are there.
 
 Model files are GGUF and run in every tool that reads it. What a run is for and how to continue it:
 `xelm --help`.

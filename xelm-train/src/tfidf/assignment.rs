@@ -1,6 +1,7 @@
 //! Which cluster every training document belongs to: `clusters.gguf` of a run.
 
 use crate::tokens::TokenShard;
+use crate::typology::Cluster;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -74,6 +75,23 @@ impl Assignment {
             (0..k).max_by_key(|&cluster| (sizes[cluster], k - cluster)).unwrap_or(0)
         };
         self.languages.iter().map(|(language, l)| (language.as_str(), largest(l))).collect()
+    }
+
+    /// The clusters, named by `prefix` and number; the languages of each are those of `languages` that
+    /// have more documents there than in any other.
+    pub fn clusters(&self, prefix: &str, languages: &[String], k: usize) -> Vec<Cluster> {
+        let largest = self.largest(k);
+        let cluster = |i: usize| Cluster {
+            id: format!("{prefix}-{i}"),
+            languages: languages
+                .iter()
+                .filter(|l| largest.get(l.as_str()) == Some(&i))
+                .cloned()
+                .collect(),
+            distance: 0.0,
+            documents: Some(self.languages.values().map(|l| l.sizes(k)[i] as u64).sum()),
+        };
+        (0..k).map(cluster).collect()
     }
 
     /// Writes the file.

@@ -59,20 +59,7 @@ pub fn cluster(
     let assignment = assigned.map_err(Error::file(&path))??;
     let documents: BTreeMap<String, Vec<usize>> =
         assignment.languages.iter().map(|(name, l)| (name.clone(), l.sizes(k))).collect();
-    let largest = assignment.largest(k);
-    let clusters: Vec<Cluster> = (0..k)
-        .map(|i| Cluster {
-            id: format!("tfidf-{i}"),
-            languages: run
-                .languages()
-                .iter()
-                .filter(|l| largest[l.as_str()] == i)
-                .cloned()
-                .collect(),
-            distance: 0.0,
-            documents: Some(documents.values().map(|sizes| sizes[i] as u64).sum()),
-        })
-        .collect();
+    let clusters = assignment.clusters("tfidf", run.languages(), k);
     let path = run.path(ASSIGNMENT);
     // The clusters are written last: with them, the others are there.
     run.check_clusters(&clusters)?;

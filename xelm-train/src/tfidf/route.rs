@@ -21,6 +21,27 @@ pub fn nearest<S: AsRef<str> + Sync>(router: &Router<'_>, texts: &[S]) -> Result
     Ok(parts?.concat())
 }
 
+/// The mean vector of texts; those without a word that the router knows count as zero.
+///
+/// # Errors
+/// The router has more dimensions than memory addresses.
+pub(super) fn mean<S: AsRef<str>>(router: &Router<'_>, texts: &[S]) -> Result<Vec<f32>> {
+    let mut plan = Arena::measure();
+    Context::carve(&mut plan, Some(router))?;
+    let mut memory = Memory::new(plan.used());
+    let mut context = Context::carve(&mut Arena::new(memory.bytes())?, Some(router))?;
+    let mut sums: Vec<f64> = Vec::new();
+    for text in texts {
+        context.reset();
+        context.feed(router, text.as_ref());
+        let vector = context.vector(router);
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        sums.resize(vector.len(), 0.0);
+        sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(x / norm));
+    }
+    Ok(sums.iter().map(|sum| (sum / texts.len().max(1) as f64) as f32).collect())
+}
+
 fn nearest_in_turn<S: AsRef<str>>(router: &Router<'_>, texts: &[S]) -> Result<Vec<u32>> {
     let mut plan = Arena::measure();
     Context::carve(&mut plan, Some(router))?;

@@ -2,12 +2,12 @@
 
 use super::embed::{Embedded, Settings, embed};
 use super::file::{DeviceSize, Fitted};
-use super::route::{nearest, with_router};
+use super::route::{mean, nearest, with_router};
+use super::sample::for_each_batch;
 use crate::corpus::{Corpus, LanguageDocuments, Split};
 use crate::evaluate::MAX_DOCUMENTS;
 use crate::report::Report;
 use crate::run::{ROUTER, Run};
-use crate::typology::Cluster;
 use crate::{Error, Result};
 use xelm_runtime::router::{Router, RouterTensors};
 
@@ -35,25 +35,37 @@ pub struct Agreement {
     pub own_language: usize,
 }
 
-/// The router of a run's set. Clusters of documents bring theirs; for clusters of languages one is fitted to
-/// the run's training documents, each expert's centroid being the mean of its languages' documents. `None`
-/// where neither is possible, which is told.
+/// The router of a run's set, whose experts speak these languages. Clusters of documents bring theirs; for
+/// clusters of languages one is fitted to the training documents, each expert's centroid being the mean of
+/// its languages' documents. `None` where neither is possible, which is told.
 ///
 /// # Errors
 /// A file cannot be read or written.
 pub fn router_for(
     run: &Run,
-    clusters: &[Cluster],
+    speakers: &[Vec<String>],
     size: &DeviceSize,
+    settings: &Settings,
     report: &mut dyn Report,
 ) -> Result<Option<SetRouter>> {
     let path = run.path(ROUTER);
-    let corpus = run.corpus().ok();
+    let corpus = run.corpus_of(&speakers.concat()).ok();
+    let clusters = run.clusters()?;
     let of_documents = clusters.iter().any(|cluster| cluster.documents.is_some());
     let fitted = match &corpus {
-        _ if of_documents => Some(Fitted::open(&path)?),
+        _ if of_documents && !path.exists() => {
+            report.note("the documents were not clustered by their words: the set has no router");
+            return Ok(None);
+        }
+        _ if of_documents => {
+            let mut fitted = Fitted::open(&path)?;
+            for languages in &speakers[clusters.len()..] {
+                add(&mut fitted, run, languages)?;
+            }
+            Some(fitted)
+        }
         Some(corpus) => {
-            let fitted = fit(run, corpus, clusters, report)?;
+            let fitted = fit(run, corpus, speakers, settings, report)?;
             fitted.as_ref().map_or(Ok(()), |fitted| fitted.save(&path))?;
             fitted
         }
@@ -66,7 +78,7 @@ pub fn router_for(
         });
         return Ok(None);
     };
-    if fitted.centroids.len() != clusters.len() * fitted.embedding.n_dims {
+    if fitted.centroids.len() != speakers.len() * fitted.embedding.n_dims {
         return Err(Error::usage(format!("{} is of other clusters", path.display())));
     }
     let fail = Error::file(&path);
@@ -81,7 +93,7 @@ pub fn router_for(
         None => None,
         Some(corpus) => {
             let compared = with_router(&full, |full| {
-                with_router(&tensors, |small| Ok(compare(run, corpus, clusters, full, small)))
+                with_router(&tensors, |small| Ok(compare(run, corpus, speakers, full, small)))
             });
             Some(compared.map_err(&fail)??)
         }
@@ -91,24 +103,43 @@ pub fn router_for(
     Ok(Some(SetRouter { tensors, n_terms, n_full_terms, held_out }))
 }
 
-/// Fits a router to clusters of languages.
+/// Adds the centroid of an expert that joined clusters of documents: the mean of its languages' documents,
+/// in the words that the router knows. Nothing else of it changes.
+fn add(fitted: &mut Fitted, run: &Run, languages: &[String]) -> Result<()> {
+    let path = run.path(ROUTER);
+    let fail = Error::file(&path);
+    let mut texts = Vec::new();
+    for (language, files) in &run.corpus_of(languages)?.languages {
+        let keep = |document| document < MAX_DOCUMENTS;
+        for_each_batch(language, files, run.bad_input(), keep, |batch| {
+            texts.extend_from_slice(batch);
+            Ok(())
+        })?;
+    }
+    let tensors = fitted.tensors().map_err(&fail)?;
+    fitted.centroids.extend(with_router(&tensors, |router| mean(router, &texts)).map_err(&fail)?);
+    Ok(())
+}
+
+/// Fits a router to experts by their languages.
 fn fit(
     run: &Run,
     corpus: &Corpus,
-    clusters: &[Cluster],
+    speakers: &[Vec<String>],
+    settings: &Settings,
     report: &mut dyn Report,
 ) -> Result<Option<Fitted>> {
     // What tells languages apart is above all their stop words.
     let Embedded { embedding, vectors, languages, .. } =
-        embed(corpus, &Settings::default(), false, run.bad_input(), report)?;
+        embed(corpus, settings, false, run.bad_input(), report)?;
     let n_dims = embedding.n_dims;
     let expert_of: Vec<Option<usize>> = corpus
         .languages
         .keys()
-        .map(|language| clusters.iter().position(|c| c.languages.contains(language)))
+        .map(|language| speakers.iter().position(|spoken| spoken.contains(language)))
         .collect();
-    let mut sums = vec![0.0f64; clusters.len() * n_dims];
-    let mut sizes = vec![0u32; clusters.len()];
+    let mut sums = vec![0.0f64; speakers.len() * n_dims];
+    let mut sizes = vec![0u32; speakers.len()];
     for (vector, &language) in vectors.chunks(n_dims.max(1)).zip(&languages) {
         if let Some(expert) = expert_of[language as usize] {
             sizes[expert] += 1;
@@ -130,13 +161,13 @@ fn fit(
 fn compare(
     run: &Run,
     corpus: &Corpus,
-    clusters: &[Cluster],
+    speakers: &[Vec<String>],
     full: &Router<'_>,
     small: &Router<'_>,
 ) -> Result<Agreement> {
     let mut agreement = Agreement::default();
     for (language, files) in &corpus.languages {
-        let own = clusters.iter().position(|cluster| cluster.languages.contains(language));
+        let own = speakers.iter().position(|spoken| spoken.contains(language));
         let held_out = LanguageDocuments::new(language, files, run.bad_input())
             .filter(|document| !matches!(document, Ok((Split::Train, _))));
         let texts: Result<Vec<String>> =

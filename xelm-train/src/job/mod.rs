@@ -1,6 +1,13 @@
 //! One training job: a folder with `job.json`, `log.jsonl` and `checkpoint.gguf`, from the first step to
 //! the last, however often it is interrupted on the way.
 
+mod claim;
+mod log;
+mod spike;
+
+pub use claim::{Claim, Holder};
+pub use log::{LogLine, read as read_log};
+
 use crate::backend::{Backend, Region, StepStats};
 use crate::checkpoint::{self, Checkpoint, CheckpointInfo};
 use crate::model::{DropoutPlan, Model, Recompute, init};
@@ -8,9 +15,10 @@ use crate::report::{Report, StepReport};
 use crate::settings::TrainSettings;
 use crate::stream::Stream;
 use crate::{Error, Result};
+use log::Log;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
+use spike::Spikes;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use xelm_runtime::config::Config;
@@ -26,8 +34,23 @@ pub struct JobSpec {
     pub languages: Vec<String>,
     /// The job it branched from; empty for one that starts from nothing.
     pub parent: String,
+    /// Branches between the seed and it.
+    #[serde(default)]
+    pub round: u32,
     /// How.
     pub settings: TrainSettings,
+}
+
+impl JobSpec {
+    /// The job that a checkpoint, `path`, belongs to.
+    ///
+    /// # Errors
+    /// The description inside cannot be read.
+    pub fn of(info: &CheckpointInfo, path: &Path) -> Result<JobSpec> {
+        serde_json::from_str(&info.job).map_err(|e| {
+            Error::usage(format!("{}: its job description cannot be read: {e}", path.display()))
+        })
+    }
 }
 
 /// A job and where it lives.
@@ -43,8 +66,32 @@ pub struct Job {
     pub parent: Option<PathBuf>,
     /// Identity of the vocabulary, hexadecimal.
     pub vocabulary: String,
+    /// What it does how often.
+    pub cadence: Cadence,
+}
+
+/// What a job does every so many steps; no result depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cadence {
     /// Steps between checkpoints.
     pub save_every: u64,
+    /// Steps between losses of held-out text, which is also scored at the end; 0 for never.
+    pub valid_every: u64,
+}
+
+impl Default for Cadence {
+    fn default() -> Self {
+        Cadence { save_every: 100, valid_every: 100 }
+    }
+}
+
+/// What a job reads.
+#[derive(Debug)]
+pub struct Data<'a> {
+    /// The documents that it is trained on.
+    pub train: Stream<'a>,
+    /// Held-out documents of the same languages, where there are enough.
+    pub valid: Option<Stream<'a>>,
 }
 
 /// How a job ended.
@@ -77,18 +124,12 @@ pub struct Rehearsal {
 
 /// Name of the checkpoint in a job's folder.
 pub const CHECKPOINT: &str = "checkpoint.gguf";
-const LOG: &str = "log.jsonl";
-const SPEC: &str = "job.json";
-const LOCK: &str = "lock";
-
-/// One line of `log.jsonl`.
-#[derive(Serialize, Deserialize)]
-struct LogLine {
-    step: u64,
-    loss: f64,
-    lr: f32,
-    grad_norm: f64,
-}
+/// Name of the log in a job's folder.
+pub const LOG: &str = "log.jsonl";
+/// Name of the description in a job's folder.
+pub const SPEC: &str = "job.json";
+/// Held-out sequences that are scored during training, at most.
+const VALID_SEQUENCES: u64 = 32;
 
 impl Job {
     /// Runs the job to its end: starts it, resumes it, or finds it done.
@@ -98,14 +139,14 @@ impl Job {
     /// process at work on it; a number that is not finite.
     pub fn run(
         &self,
-        stream: &mut Stream<'_>,
+        data: &mut Data<'_>,
         backend: &mut dyn Backend,
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         let settings = &self.spec.settings;
         settings.validate(&self.config)?;
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
-        let _lock = self.lock()?;
+        let claim = Claim::take(&self.folder)?;
         let path = self.folder.join(CHECKPOINT);
         AtomicFile::remove_unfinished(&self.folder);
 
@@ -129,7 +170,8 @@ impl Job {
         };
         drop(saved);
 
-        let mut log = self.open_log(start)?;
+        let (mut log, losses) = Log::open(self.folder.join(LOG), start)?;
+        let mut spikes = Spikes::after(&losses);
         report.begin(&self.spec.name, start, settings.steps);
         let clock = Instant::now();
         let tokens_per_step = (settings.batch * settings.n_ctx) as u64;
@@ -137,35 +179,82 @@ impl Job {
         for step in start..settings.steps {
             let lr = settings.lr_at(step);
             adam_steps += 1;
-            let stats = update(settings, step, adam_steps, &model, stream, backend)?;
+            let stats = update(settings, step, adam_steps, &model, &mut data.train, backend)?;
             if !stats.is_finite() {
-                return Err(Error::NotFinite { step, tensor: locate(&model, backend)? });
+                let tensor = locate(&model, backend)?;
+                let documents = self.documents_of(step, &mut data.train);
+                return Err(Error::NotFinite { step, tensor, documents });
             }
             tokens += tokens_per_step;
             loss = Some(stats.loss);
-            let line = LogLine { step, loss: stats.loss, lr, grad_norm: stats.grad_norm };
-            append_json(&mut log, &self.folder.join(LOG), &line)?;
-            if (step + 1) % self.save_every == 0 || step + 1 == settings.steps {
-                let info = self.info(step + 1, tokens, adam_steps)?;
-                checkpoint::save(&path, &info, &model, backend)?;
+            let StepStats { loss, grad_norm } = stats;
+            log.write(&LogLine::Step { step, loss, lr, grad_norm })?;
+            if spikes.is_spike(loss) {
+                let documents = self.documents_of(step, &mut data.train);
+                report.note(&format!(
+                    "{}: step {step}: the loss of {loss:.3} stands out; its batch holds {}",
+                    self.spec.name,
+                    some_of(&documents)
+                ));
+                log.write(&LogLine::Spike { step, spike: loss, documents })?;
             }
-            let done = (step + 1 - start) * tokens_per_step;
-            let tokens_per_s = done as f64 / clock.elapsed().as_secs_f64();
-            report.step(&StepReport { step: step + 1, loss: stats.loss, lr, tokens_per_s });
+            let (done, is_last) = (step + 1, step + 1 == settings.steps);
+            if let Some(valid) = &mut data.valid
+                && self.cadence.valid_every > 0
+                && (is_last || done.is_multiple_of(self.cadence.valid_every))
+            {
+                let valid_loss = self.valid_loss(&model, valid, backend)?;
+                log.write(&LogLine::Valid { step: done, valid_loss })?;
+            }
+            if is_last || done.is_multiple_of(self.cadence.save_every) {
+                // Whoever lost the job to another process must not write over what that one does.
+                claim.check()?;
+                checkpoint::save(&path, &self.info(done, tokens, adam_steps)?, &model, backend)?;
+            }
+            let new_tokens = (done - start) * tokens_per_step;
+            let tokens_per_s = new_tokens as f64 / clock.elapsed().as_secs_f64();
+            report.step(&StepReport { step: done, loss, lr, tokens_per_s });
         }
         report.end();
         Ok(JobResult { steps: settings.steps, new_steps: settings.steps - start, loss })
+    }
+
+    /// The mean loss of held-out sequences, always the same ones.
+    fn valid_loss(
+        &self,
+        model: &Model,
+        valid: &mut Stream<'_>,
+        backend: &mut dyn Backend,
+    ) -> Result<f64> {
+        let micro = model.n_batch as u64;
+        let n = VALID_SEQUENCES.min(valid.blocks_per_epoch()).div_ceil(micro) * micro;
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        for sequence in 0..n {
+            valid.read(sequence, &mut inputs, &mut targets);
+            if (sequence + 1).is_multiple_of(micro) {
+                backend.load_batch(&inputs, &targets);
+                model.evaluate(backend);
+                (inputs, targets) = (Vec::new(), Vec::new());
+            }
+        }
+        Ok(backend.finish_step()?.loss)
+    }
+
+    /// The documents in a step's batch, by language and place in its training documents.
+    fn documents_of(&self, step: u64, stream: &mut Stream<'_>) -> Vec<String> {
+        let batch = self.spec.settings.batch as u64;
+        let documents = stream.documents_of(step * batch..(step + 1) * batch);
+        let name = |(shard, document): (usize, usize)| {
+            format!("{} {document}", self.spec.languages.get(shard).map_or("", String::as_str))
+        };
+        documents.into_iter().map(name).collect()
     }
 
     /// Computes a few micro-batches as the job would, and keeps nothing.
     ///
     /// # Errors
     /// Settings out of range; too little memory.
-    pub fn rehearse(
-        &self,
-        stream: &mut Stream<'_>,
-        backend: &mut dyn Backend,
-    ) -> Result<Rehearsal> {
+    pub fn rehearse(&self, data: &mut Data<'_>, backend: &mut dyn Backend) -> Result<Rehearsal> {
         let settings = &self.spec.settings;
         settings.validate(&self.config)?;
         let TrainSettings { steps, batch, micro_batch, n_ctx, recompute, .. } = *settings;
@@ -175,7 +264,7 @@ impl Job {
         let short = TrainSettings { batch: micro_batch, ..settings.clone() };
         let mut measure = || -> Result<f64> {
             let clock = Instant::now();
-            update(&short, 0, 1, &model, stream, backend)?;
+            update(&short, 0, 1, &model, &mut data.train, backend)?;
             Ok(clock.elapsed().as_secs_f64())
         };
         measure()?;
@@ -232,9 +321,7 @@ impl Job {
     fn open_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         let checkpoint = Checkpoint::open(path)?;
         self.check_family(&checkpoint.info)?;
-        let begun: JobSpec = serde_json::from_str(&checkpoint.info.job).map_err(|e| {
-            Error::usage(format!("{}: its job description cannot be read: {e}", path.display()))
-        })?;
+        let begun = JobSpec::of(&checkpoint.info, path)?;
         // How a batch is computed is no concern of the next; everything else decides the result.
         let comparable = |spec: &JobSpec| {
             let settings = spec.settings.clone();
@@ -250,37 +337,16 @@ impl Job {
         }
         Ok(checkpoint)
     }
+}
 
-    fn lock(&self) -> Result<File> {
-        let path = self.folder.join(LOCK);
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::usage(format!("another process is training {}", self.folder.display())))
-            }
-            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
-        }
+/// A list for a message: the first few, and how many.
+pub(crate) fn some_of(documents: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = documents[..documents.len().min(SHOWN)].join(", ");
+    if documents.len() > SHOWN {
+        text += &format!(" and {} more", documents.len() - SHOWN);
     }
-
-    /// Opens the log for appending, without the steps that will be done again.
-    fn open_log(&self, start: u64) -> Result<File> {
-        let path = self.folder.join(LOG);
-        let mut kept = String::new();
-        if let Ok(file) = File::open(&path) {
-            for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
-                match serde_json::from_str::<LogLine>(&line) {
-                    Ok(entry) if entry.step < start => {
-                        kept.push_str(&line);
-                        kept.push('\n');
-                    }
-                    _ => break,
-                }
-            }
-        }
-        AtomicFile::write(&path, kept.as_bytes()).map_err(Error::io("write", &path))?;
-        OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))
-    }
+    text
 }
 
 /// One update: the micro-batches' gradients, their norm, AdamW.
@@ -335,10 +401,4 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         .map_err(|e| Error::usage(format!("cannot write {}: {e}", path.display())))?;
     text.push('\n');
     AtomicFile::write(path, text.as_bytes()).map_err(Error::io("write", path))
-}
-
-fn append_json(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut line = to_json(value)?;
-    line.push('\n');
-    file.write_all(line.as_bytes()).map_err(Error::io("write", path))
 }
