@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod adapt;
+mod card;
 mod cluster;
 mod demo;
 mod device;
@@ -68,6 +69,7 @@ enum Command {
     Adapt(adapt::Args),
     Experiment(experiment::Args),
     Pack(pack::Args),
+    Card(card::Args),
     Quantize(quantize::Args),
     #[command(subcommand)]
     Set(set::Command),
@@ -117,6 +119,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Adapt(args) => args.run(),
         Command::Experiment(args) => args.run(threads),
         Command::Pack(args) => args.run(),
+        Command::Card(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),

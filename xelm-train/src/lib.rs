@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod card;
 pub mod checkpoint;
 pub mod corpus;
 mod error;

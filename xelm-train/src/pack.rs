@@ -1,5 +1,6 @@
 //! Packing: checkpoints become expert files, and these a set (`docs/formats.md`).
 
+use crate::card::write_card;
 use crate::checkpoint::Checkpoint;
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::model::position_table;
@@ -99,6 +100,8 @@ pub fn pack(run: &Run, options: &PackOptions, report: &mut dyn Report) -> Result
             files.push((path, size));
         }
     }
+    let card = write_card(run, &folder)?;
+    files.push((card.clone(), size_of(&card)?));
     Ok(Packed { folder, files, router })
 }
 

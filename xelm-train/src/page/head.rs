@@ -22,8 +22,11 @@ pub(super) fn head(study: &Study, command: &str) -> String {
     }
     let seeds: Vec<String> = study.seeds().into_iter().flatten().map(|s| s.to_string()).collect();
     add("seeds of randomness", seeds.join(", "));
-    let runs: Vec<String> = study.runs().map(|run| run.root.display().to_string()).collect();
-    add("run directories", runs.join(", "));
+    // An experiment names its runs by their arms.
+    if study.config.is_null() {
+        let runs: Vec<String> = study.runs().map(|run| run.root.display().to_string()).collect();
+        add("run directories", runs.join(", "));
+    }
     add("page made by", command.to_owned());
     let mut out = facts(&lines);
     if let Value::Object(fields) = &study.config {
