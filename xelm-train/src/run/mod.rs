@@ -12,6 +12,7 @@
 //! models/           seed, dense and random-split model as expert files
 //! set/ set-q8_0/ …  the experts, packed and quantised
 //! eval.json         the last evaluation
+//! eval.jsonl        every score that was ever measured
 //! ```
 
 mod branch;
@@ -159,7 +160,15 @@ impl Run {
     /// # Errors
     /// The corpus is not where it was.
     pub fn corpus(&self) -> Result<Corpus> {
-        Corpus::find(&self.root.join(&self.manifest.corpus))?.only(&self.manifest.languages)
+        self.whole_corpus()?.only(&self.manifest.languages)
+    }
+
+    /// The corpus with all its languages, the run's and others.
+    ///
+    /// # Errors
+    /// The corpus is not where it was.
+    pub fn whole_corpus(&self) -> Result<Corpus> {
+        Corpus::find(&self.root.join(&self.manifest.corpus))
     }
 
     /// Learns the run's vocabulary, unless it has one.
@@ -369,7 +378,8 @@ const README: &str = "\
 | `models/` | seed and baselines as model files |
 | `set/` | the experts as model files, with `set.gguf` that says who speaks what |
 | `set-q8_0/`, `set-q4_0/` | the same, quantised |
-| `eval.json` | bits per byte of every model on every language |
+| `eval.json` | bits per byte and perplexity of every model on every language |
+| `eval.jsonl` | the scores of which they are made, as they were measured; what is here is not measured again |
 
 Model files are GGUF and run in every tool that reads it. What a run is for and how to continue it:
 `xelm --help`.
