@@ -1,10 +1,11 @@
 //! `xelm eval ppl`
 
+use crate::progress::Progress;
 use crate::{Result, print_line};
 use clap::Subcommand;
 use std::fmt::Write;
 use std::path::PathBuf;
-use xelm_train::evaluate::{Table, evaluate_run};
+use xelm_train::evaluate::{MAX_DOCUMENTS, PplSettings, Table, evaluate_run};
 use xelm_train::run::Run;
 
 /// How good the models are.
@@ -16,22 +17,53 @@ pub(crate) enum Command {
 /// Scores the held-out text of every language of a run, through the runtime and from the packed files:
 /// seed, dense baseline, random-split control, and the experts of every set in the run directory.
 ///
-/// The figures are bits per UTF-8 byte: the text's negative log likelihood, the final </s> included. Each
-/// document is read from its own beginning; what exceeds the context is cut off and not counted.
+/// Each document is scored alone: it is read after </s>, the </s> after it is scored too, and what exceeds
+/// the context is cut off and not counted. The table shows bits per UTF-8 byte; the perplexities per token,
+/// weighted by token within a language, are in the JSON and in eval.json.
+///
+/// Every finished cell, a model on a language, is noted in eval.jsonl in the run directory. A second call
+/// measures only what that lacks: it goes on where an interrupted one was, and measures again what has
+/// changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ppl {
     /// Run directory with packed models.
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
+    /// Also mix the experts of the set by its router, token by token: the M that suit the text best, or
+    /// all. Several are separated by commas, such as 1,2,4,all.
+    #[arg(long, value_delimiter = ',', value_name = "M", value_parser = ensemble_size)]
+    ensemble: Vec<usize>,
+    /// Languages, separated by commas; the default is the run's and those that its set speaks beyond
+    /// them, where the corpus has text of them.
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    languages: Vec<String>,
+    /// Documents of a language at most; the first ones are taken.
+    #[arg(long, default_value_t = MAX_DOCUMENTS, value_name = "N")]
+    max_documents: usize,
     /// Print the table as JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// Reads a number of experts from 1, or `all` as 0.
+fn ensemble_size(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        _ if text == "all" => Ok(0),
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("a number of experts from 1, or all".into()),
+    }
+}
+
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
         let Command::Ppl(args) = self;
-        let table = evaluate_run(&Run::open(&args.run)?)?;
+        let settings = PplSettings {
+            languages: args.languages,
+            ensembles: args.ensemble,
+            max_documents: args.max_documents,
+            ..PplSettings::default()
+        };
+        let table = evaluate_run(&Run::open(&args.run)?, &settings, &mut Progress::new())?;
         if args.json {
             print_line(serde_json::to_string(&table)?)
         } else {
@@ -44,7 +76,8 @@ impl Command {
 pub(crate) fn render(table: &Table) -> String {
     let columns: Vec<&String> = table.mean.keys().collect();
     // Baselines first, then the experts, most precise first.
-    let order = ["seed", "dense", "random", "expert", "expert_f16", "expert_q8_0", "expert_q4_0"];
+    let order =
+        ["seed", "dense", "lapt", "random", "expert", "expert_f16", "expert_q8_0", "expert_q4_0"];
     let rank = |c: &&String| order.iter().position(|o| o == c).unwrap_or(order.len());
     let mut columns = columns;
     columns.sort_by_key(|c| (rank(c), *c));

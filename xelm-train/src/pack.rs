@@ -92,7 +92,7 @@ pub fn pack(run: &Run, options: &PackOptions, report: &mut dyn Report) -> Result
     }
     for name in [SEED, DENSE, RANDOM, LAPT] {
         if run.job_folder(name).join(CHECKPOINT).exists() {
-            let path = run.path("models").join(format!("{name}.gguf"));
+            let path = run.model_path(name);
             export(&run.finished(name)?, &tokenizer, &path)?;
             let size = size_of(&path)?;
             files.push((path, size));

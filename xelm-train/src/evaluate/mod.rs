@@ -1,0 +1,15 @@
+//! Evaluation through the runtime on the exported files: what is reported is what is deployed.
+//!
+//! The unit of work is a *cell*: a model and the texts of a language. Finished cells are kept in
+//! `eval.jsonl` (`journal.rs`), so that an evaluation goes on where it was ended, and measures again only
+//! what has changed.
+
+mod cells;
+mod journal;
+mod models;
+mod ppl;
+mod texts;
+
+pub use cells::Score;
+pub use ppl::{PplSettings, Protocol, Table, evaluate_run};
+pub use texts::MAX_DOCUMENTS;
