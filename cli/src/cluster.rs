@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use xelm_runtime::router::Rule;
 use xelm_train::run::Run;
 use xelm_train::tfidf::{self, Clusters, Settings};
-use xelm_train::typology::{Distances, cluster};
+use xelm_train::typology::{Distances, Explanation, Features, cluster};
 
 /// Which languages, or documents, share an expert.
 #[derive(Debug, Subcommand)]
@@ -55,11 +55,22 @@ pub(crate) struct Random {
     seed: u64,
 }
 
-/// Groups languages by how alike their grammars are: single linkage and greedy matching over the shipped
-/// distances of 20 languages, as the X-ELM paper's clusters were made.
+/// Groups languages by how alike their grammars are: single linkage and greedy matching, as the X-ELM paper's
+/// clusters were made. Without --features the distances are the shipped ones of 20 languages.
+///
+/// A file of features has one row per language, beginning with its code (BCP 47 or ISO 639-3), and one column
+/// per feature, as lang2vec prints them; columns named like WALS's (81A), and columns of anything but numbers,
+/// are categories. Or it is WALS's long form (CLDF's values.csv, with languages.csv beside it, or
+/// any table with the columns Language_ID, Parameter_ID and Value). Commas or tabs; an empty cell, -- and NaN
+/// are unknown. A feature that is the same for all languages is left out. The distance is 1 minus the cosine,
+/// where each norm is over all that is known of a language and the product over what is known of both.
+///
+/// Where the number of languages is not --k times a power of two, some cluster finds no partner in a round and
+/// is carried up as it is; it is named on stderr.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Typology {
-    /// Run directory whose languages are grouped; the clusters are written there.
+    /// Run directory whose languages are grouped; the clusters are written there, and with --features the
+    /// distances, for `xelm pack` to say which expert stands in for which language.
     #[arg(long, value_name = "DIR", required_unless_present = "languages")]
     run: Option<PathBuf>,
     /// Begin --run as another division of this run's corpus: it uses vocabulary, tokens, seed and dense
@@ -72,7 +83,20 @@ pub(crate) struct Typology {
     /// Number of experts.
     #[arg(long, value_name = "N")]
     k: usize,
-    /// Print the clusters as JSON.
+    /// Features to take the distances from.
+    #[arg(long, value_name = "FILE")]
+    features: Option<PathBuf>,
+    /// Languages outside the grouping whose distances are recorded too, separated by commas: those that
+    /// the experts may stand in for, or be adapted to.
+    #[arg(long, value_delimiter = ',', value_name = "TAGS", requires = "features")]
+    also: Vec<String>,
+    /// Known features that a language must have at least.
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "features")]
+    min_features: usize,
+    /// Print the rounds of merging, the distances, and how many features are known, before the clusters.
+    #[arg(long)]
+    explain: bool,
+    /// Print the clusters as JSON; with --explain, an object of `clusters` and `explanation`.
     #[arg(long)]
     json: bool,
 }
@@ -142,14 +166,24 @@ impl Random {
 
 impl Typology {
     fn run(self) -> Result<()> {
-        let clusters = match &self.run {
-            Some(run) => {
-                let (run, base) = (run.clone(), self.base.clone());
-                let run = RunArgs { run, base }.open()?;
-                run.cluster_typology(self.k, &mut Progress::new())?
-            }
-            None => {
-                let (clusters, carried) = cluster(&Distances::shipped(), &self.languages, self.k)?;
+        let run = |run: &PathBuf| RunArgs { run: run.clone(), base: self.base.clone() }.open();
+        let run = self.run.as_ref().map(run).transpose()?;
+        let languages = run.as_ref().map_or(&self.languages[..], Run::languages);
+        let features = self.features.as_deref();
+        let features = features
+            .map(|path| Features::read(path, languages, &self.also, self.min_features))
+            .transpose()?;
+        let own = features.as_ref().map(Features::distances);
+        let shipped = Distances::shipped();
+        let distances = own.as_ref().unwrap_or(&shipped);
+        let explain = || Explanation::new(distances, features.as_ref(), languages, self.k);
+        let explanation = self.explain.then(explain).transpose()?;
+        let report = &mut Progress::new();
+        let clusters = match (&run, &own) {
+            (Some(run), Some(own)) => run.cluster_by_own(own, self.k, report)?,
+            (Some(run), None) => run.cluster_typology(self.k, report)?,
+            (None, _) => {
+                let (clusters, carried) = cluster(distances, languages, self.k)?;
                 for id in carried {
                     eprintln!("{id} found no partner and was carried up as it is");
                 }
@@ -157,7 +191,15 @@ impl Typology {
             }
         };
         if self.json {
-            return print_line(serde_json::to_string(&clusters)?);
+            return match explanation {
+                Some(explanation) => {
+                    print_line(json!({"clusters": clusters, "explanation": explanation}))
+                }
+                None => print_line(serde_json::to_string(&clusters)?),
+            };
+        }
+        if let Some(explanation) = explanation {
+            print_line(explanation.to_string().trim_end())?;
         }
         for (i, cluster) in clusters.iter().enumerate() {
             print_line(format_args!("{i}\t{}\t{:.4}", cluster.id, cluster.distance))?;

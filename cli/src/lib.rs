@@ -18,6 +18,7 @@ mod pack;
 mod pretrain;
 mod progress;
 mod quantize;
+mod report;
 mod score;
 mod set;
 mod tokenize;
@@ -43,6 +44,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 ///   xelm pack            --run RUN
 ///   xelm quantize        --set RUN/set --type q8_0 --out RUN/set-q8_0
 ///   xelm eval ppl        --run RUN
+///   xelm report          --run RUN --out report.html
 ///   xelm generate        --set RUN/set-q8_0 --lang de --prompt "Am Morgen"
 #[derive(Debug, Parser)]
 #[command(name = "xelm", version, verbatim_doc_comment, max_term_width = 100)]
@@ -72,6 +74,7 @@ enum Command {
     Verify(verify::Args),
     #[command(subcommand)]
     Eval(eval::Command),
+    Report(report::Args),
     Generate(generate::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
@@ -118,6 +121,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Eval(command) => command.run(),
+        Command::Report(args) => args.run(),
         Command::Generate(args) => args.run(threads),
         Command::Score(args) => args.run(threads),
         Command::Tokenize(args) => args.run(),

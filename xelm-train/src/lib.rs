@@ -4,7 +4,7 @@
 //! or done on another machine:
 //!
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
-//! [`pack`] → [`evaluate`].
+//! [`pack`] → [`evaluate`] → [`page`].
 //!
 //! [`workers`] run several jobs at once. Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
 //! [`backend`] computes it.
@@ -21,6 +21,7 @@ pub mod job;
 pub mod memory;
 pub mod model;
 pub mod pack;
+pub mod page;
 pub mod report;
 pub mod run;
 pub mod settings;

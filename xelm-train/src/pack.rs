@@ -85,7 +85,8 @@ pub fn pack(run: &Run, options: &PackOptions, report: &mut dyn Report) -> Result
         None => None,
     };
     let tensors = router.as_ref().map(|router| &router.tensors);
-    write_set(&folder.join(SET_FILE), &rows, n_embd, &tokenizer, tensors)?;
+    let distances = run.distances()?;
+    write_set(&folder.join(SET_FILE), &rows, n_embd, &distances, &tokenizer, tensors)?;
     write_manifest(&folder).map_err(Error::file(&folder.join(MANIFEST)))?;
     for name in [SET_FILE, MANIFEST] {
         files.push((folder.join(name), size_of(&folder.join(name))?));
@@ -178,13 +179,13 @@ fn write_set(
     path: &Path,
     rows: &[Row],
     n_embd: usize,
+    distances: &Distances,
     tokenizer: &Gguf<'_>,
     router: Option<&RouterTensors>,
 ) -> Result<()> {
     let mut writer = Writer::new(ARCH_SET);
     writer.u32(keys::FORMAT_VERSION, FORMAT_VERSION);
     Row::write(rows, &mut writer);
-    let distances = Distances::shipped();
     let order: Vec<u32> =
         (0..distances.tags.len()).flat_map(|i| distances.nearest(i)).map(|i| i as u32).collect();
     writer.strings(set_keys::FALLBACK_TAGS, &distances.tags);

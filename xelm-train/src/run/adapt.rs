@@ -5,7 +5,7 @@
 use super::{Branch, Run};
 use crate::job::write_json;
 use crate::report::Report;
-use crate::typology::Distances;
+use crate::typology::donor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -129,8 +129,17 @@ impl Run {
         let donor = match &wish.donor {
             Some(donor) => donor.clone(),
             None => {
-                let known = before.iter().map(|a| &a.target).chain(self.languages());
-                let (donor, distance) = nearest(target, known)?;
+                let added = before.iter().map(|a| a.target.clone());
+                let known: Vec<String> = added.chain(self.languages().iter().cloned()).collect();
+                let nearest = donor(&self.distances()?, target, &known);
+                let (donor, distance) =
+                    nearest.map(|(donor, at)| (donor.to_owned(), at)).ok_or_else(|| {
+                        Error::usage(format!(
+                            "no typological features of the language {target:?}: name its donor with \
+                             --donor {target}=LANGUAGE, or give its features to `xelm cluster typology \
+                             --features FILE --also {target}`"
+                        ))
+                    })?;
                 report.note(&format!("{target}: the nearest language is {donor} ({distance:.4})"));
                 donor
             }
@@ -165,20 +174,4 @@ impl Run {
         let experts = planned.iter().map(|a| Branch::Expert(a.id.clone()));
         experts.chain(dense.then_some(Branch::Lapt)).collect()
     }
-}
-
-/// The language among `known` that is nearest to `target` by typology, and its distance.
-fn nearest<'a>(target: &str, known: impl Iterator<Item = &'a String>) -> Result<(String, f64)> {
-    let distances = Distances::shipped();
-    let unknown = || {
-        Error::usage(format!(
-            "no typological features of the language {target:?}: name its donor with --donor \
-             {target}=LANGUAGE"
-        ))
-    };
-    let index = distances.index(target).ok_or_else(unknown)?;
-    let with_distance = |language: &'a String| {
-        Some((language.clone(), distances.between(index, distances.index(language)?)))
-    };
-    known.filter_map(with_distance).min_by(|a, b| a.1.total_cmp(&b.1)).ok_or_else(unknown)
 }

@@ -7,6 +7,7 @@
 //! tokens/           <lang>.<split>.gguf token shards
 //! clusters.json     which languages, or documents, share an expert
 //! clusters.gguf     the cluster of every document, where documents are clustered
+//! typology.tsv      distances between languages, where they are the run's own
 //! router.gguf       the router in full
 //! seed/ dense/ random/ experts/<id>/   one folder per training job
 //! adapted.json      experts for languages that were added later, and what they branched from
@@ -500,6 +501,7 @@ const README: &str = "\
 | `tokens/` | the corpus as token ids, by language; made anew when the corpus changes |
 | `clusters.json` | which languages, or documents, share an expert |
 | `clusters.gguf` | the cluster of every document, where documents are clustered |
+| `typology.tsv` | distances between languages, where they come from features of one's own |
 | `router.gguf` | the router in full: what words say about the expert |
 | `seed/` | the model that everything branches from: settings, log (one JSON line a step), checkpoint |
 | `experts/<id>/` | one training job per expert; each can be trained on another machine and copied here |

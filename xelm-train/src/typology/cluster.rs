@@ -1,22 +1,9 @@
-//! Clustering languages by typology as the X-ELM paper's code does: single linkage, greedy matching
-//! of pairs, round by round, over the shipped distance table.
+//! Groups of languages as the X-ELM paper's code makes them: single linkage, greedy matching of pairs,
+//! round by round.
 
+use super::Distances;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use xelm_runtime::lang::Tag;
-
-/// Pairwise distances of 20 languages: cosine distances of lang2vec's `syntax_average` features with
-/// each language's norm over its own known features. CC BY-SA 4.0, see `data/LICENSE`.
-const TABLE: &str = include_str!("../data/typology.tsv");
-
-/// Distances between languages.
-#[derive(Clone, Debug)]
-pub struct Distances {
-    /// Language tags in the order that numbers clusters.
-    pub tags: Vec<String>,
-    /// `tags.len()²` distances, row by row.
-    pub values: Vec<f64>,
-}
 
 /// What one expert is trained on: languages, or documents of all languages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,54 +19,56 @@ pub struct Cluster {
     pub documents: Option<u64>,
 }
 
-impl Distances {
-    /// The shipped table: the paper's 16 languages, then its 4 new ones.
-    pub fn shipped() -> Self {
-        let mut lines = TABLE.lines().map(|line| line.split('\t').skip(1));
-        let tags: Vec<String> = lines.next().into_iter().flatten().map(str::to_owned).collect();
-        let values = lines.flatten().filter_map(|cell| cell.parse().ok()).collect::<Vec<f64>>();
-        debug_assert_eq!(values.len(), tags.len() * tags.len());
-        Distances { tags, values }
-    }
-
-    /// Where a language, or else its macrolanguage, stands in the table, aliases and region subtags
-    /// resolved.
-    pub fn index(&self, language: &str) -> Option<usize> {
-        let wanted = Tag::new(language).ok()?;
-        let position = |code: &str| self.tags.iter().position(|tag| tag.eq_ignore_ascii_case(code));
-        position(wanted.language()).or_else(|| position(wanted.family()))
-    }
-
-    /// The distance of two languages by index.
-    pub fn between(&self, a: usize, b: usize) -> f64 {
-        self.values[a * self.tags.len() + b]
-    }
-
-    /// All languages from the nearest to `language` to the farthest, itself first.
-    pub fn nearest(&self, language: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.tags.len()).collect();
-        order.sort_by(|&a, &b| {
-            self.between(language, a).total_cmp(&self.between(language, b)).then(a.cmp(&b))
-        });
-        order
-    }
+/// A cluster of a round.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Node {
+    /// Its languages, joined by `-`.
+    pub id: String,
+    /// Its languages.
+    pub languages: Vec<String>,
+    /// The distance at which its last merge happened; 0 where there was none.
+    pub distance: f64,
+    /// It found no partner in this round.
+    pub carried: bool,
 }
 
 /// Groups `languages` into `k` clusters, numbered in merge order. Where the number of languages is not
 /// k · 2ʲ, clusters that find no partner are carried up as they are; their ids are returned.
 ///
 /// # Errors
-/// A language is unknown or named twice, or there are fewer languages than clusters.
+/// As [`rounds`].
 pub fn cluster(
     distances: &Distances,
     languages: &[String],
     k: usize,
 ) -> Result<(Vec<Cluster>, Vec<String>)> {
+    let rounds = rounds(distances, languages, k)?;
+    let mut carried: Vec<String> = Vec::new();
+    for node in rounds.iter().flatten().filter(|node| node.carried) {
+        if !carried.contains(&node.id) {
+            carried.push(node.id.clone());
+        }
+    }
+    let clusters = rounds.last().into_iter().flatten().map(|node| Cluster {
+        id: node.id.clone(),
+        languages: node.languages.clone(),
+        distance: node.distance,
+        documents: None,
+    });
+    Ok((clusters.collect(), carried))
+}
+
+/// The clusters after every round of merging, from one for each language to `k`.
+///
+/// # Errors
+/// A language is unknown or named twice, or there are fewer languages than clusters.
+pub fn rounds(distances: &Distances, languages: &[String], k: usize) -> Result<Vec<Vec<Node>>> {
     let mut indices = Vec::new();
     for language in languages {
         let index = distances.index(language).ok_or_else(|| {
             Error::usage(format!(
-                "no typological features of the language {language:?}; known are {}",
+                "no typological features of the language {language:?}; known are {}: give others with \
+                 --features",
                 distances.tags.join(", ")
             ))
         })?;
@@ -95,31 +84,27 @@ pub fn cluster(
         )));
     }
     indices.sort_unstable();
-    let mut clusters: Vec<(Vec<usize>, f64)> =
-        indices.iter().map(|&(index, _)| (vec![index], 0.0)).collect();
-    let mut carried = Vec::new();
-    let name = |members: &[usize]| {
-        let tag = |i: &usize| indices.iter().find(|(index, _)| index == i).map_or("", |(_, t)| *t);
-        members.iter().map(tag).collect::<Vec<_>>().join("-")
+    let tag = |i: &usize| {
+        let found = indices.iter().find(|(index, _)| index == i);
+        found.map_or_else(String::new, |(_, tag)| (*tag).clone())
     };
+    let node = |(members, distance): &Members, carried| {
+        let languages: Vec<String> = members.iter().map(tag).collect();
+        Node { id: languages.join("-"), languages, distance: *distance, carried }
+    };
+    let mut clusters: Vec<Members> = indices.iter().map(|&(index, _)| (vec![index], 0.0)).collect();
+    let mut rounds = vec![clusters.iter().map(|c| node(c, false)).collect()];
     while clusters.len() > k {
         let (merged, left) = merge_round(distances, clusters, k);
-        carried.extend(left.iter().map(|(members, _)| name(members)));
+        let nodes = merged.iter().map(|c| node(c, false)).chain(left.iter().map(|c| node(c, true)));
+        rounds.push(nodes.collect());
         clusters = merged;
         clusters.extend(left);
     }
-    let clusters = clusters
-        .into_iter()
-        .map(|(members, distance)| Cluster {
-            id: name(&members),
-            languages: members.iter().map(|i| name(&[*i])).collect(),
-            distance,
-            documents: None,
-        })
-        .collect();
-    Ok((clusters, carried))
+    Ok(rounds)
 }
 
+/// Indices of languages, and the distance of the last merge.
 type Members = (Vec<usize>, f64);
 
 /// One round: repeatedly joins the two nearest clusters that are still without a partner, until all
@@ -210,16 +195,6 @@ mod tests {
         let all = paper_languages().join(" ");
         check(1, &[(&all, 0.2800)]);
         assert_eq!(run(16).0.iter().map(|c| c.id.clone()).collect::<Vec<_>>(), paper_languages());
-    }
-
-    #[test]
-    fn donors_of_the_new_languages() {
-        let distances = Distances::shipped();
-        for (new, donor) in [("az", "tr"), ("he", "ar"), ("pl", "ru"), ("sv", "en")] {
-            let nearest = distances.nearest(distances.index(new).unwrap());
-            let found = nearest.into_iter().find(|&i| i < 16).map(|i| distances.tags[i].as_str());
-            assert_eq!(found, Some(donor));
-        }
     }
 
     #[test]

@@ -1,0 +1,270 @@
+//! What becomes of the models beyond their own languages: forgetting, adaptation, tasks, small files.
+
+use super::html::{Cell, Section, escape, figure, paragraph, table};
+use super::plots::{Plot, Scale, Series, Style};
+use super::read::{Forgetting, LAPT, RunData};
+use super::results::REFERENCE;
+use super::study::{Study, label};
+use crate::Result;
+use crate::run::{DENSE, SET};
+use std::fs;
+use std::path::Path;
+
+/// A heading for a run where there are several.
+fn heading(study: &Study, name: &str) -> String {
+    if study.arms.len() > 1 { format!("<h3>{}</h3>\n", escape(name)) } else { String::new() }
+}
+
+/// The first run of every arm, and its name.
+fn first_runs(study: &Study) -> impl Iterator<Item = (&str, &RunData)> {
+    study.arms.iter().filter_map(|arm| Some((arm.name.as_str(), &arm.runs.first()?.1)))
+}
+
+/// Every expert on every language, against the seed.
+pub(super) fn forgetting(study: &Study) -> Section {
+    let mut body = String::new();
+    for (name, run) in first_runs(study) {
+        if let Some(forgetting) = run.chain().find_map(|run| run.forgetting.as_ref()) {
+            let map = heat_map(forgetting);
+            if !map.is_empty() {
+                body += &(heading(study, name) + &map);
+            }
+        }
+    }
+    let without = "no forgetting.json: `xelm eval forgetting` makes it.";
+    Section::new("forgetting", "Forgetting", body, without)
+}
+
+fn heat_map(forgetting: &Forgetting) -> String {
+    let Forgetting { models, languages, own, scores, .. } = forgetting;
+    let bpb = |model: &str, language: &str| scores.get(model)?.get(language)?.bpb;
+    let mut rows = Vec::new();
+    for model in models.iter().filter(|model| *model != REFERENCE) {
+        let mut row = vec![Cell::text(model)];
+        for language in languages {
+            let (Some(seed), Some(now)) = (bpb(REFERENCE, language), bpb(model, language)) else {
+                row.push(Cell::none());
+                continue;
+            };
+            let change = 100.0 * (now / seed - 1.0);
+            let is_own = own.get(model).is_some_and(|own| own.contains(language));
+            let cell = Cell::number(format!("{change:+.1}")).tint(change / 20.0);
+            row.push(if is_own { cell.class("own") } else { cell });
+        }
+        rows.push(row);
+    }
+    if rows.is_empty() || languages.is_empty() {
+        return String::new();
+    }
+    let mut head = vec![String::new()];
+    head.extend(languages.iter().cloned());
+    let percent = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{:.1} %", 100.0 * x));
+    table(&head, &rows, 0)
+        + &paragraph(&format!(
+            "Change of bits per byte against the seed in per cent: blue is better, red is worse than before; \
+             an expert's own languages are framed. {} of all cells are worse than the seed, {} of those \
+             outside the experts' own languages.",
+            percent(forgetting.share_worse),
+            percent(forgetting.share_worse_off_language)
+        ))
+}
+
+/// New languages: experts adapted from a donor against the adapted dense model.
+pub(super) fn adaptation(study: &Study) -> Section {
+    let mut body = String::new();
+    let columns = [REFERENCE, DENSE, LAPT, "expert"];
+    for (name, run) in first_runs(study).filter(|(_, run)| !run.adapted.is_empty()) {
+        body += &heading(study, name);
+        let value = |language: &str, column: &str| {
+            run.bpb(language, column).map_or_else(Cell::none, |x| Cell::number(format!("{x:.3}")))
+        };
+        let mut rows = Vec::new();
+        for adapted in &run.adapted {
+            let best = [LAPT, "expert"].into_iter().filter_map(|c| run.bpb(&adapted.target, c));
+            let best = best.fold(f64::INFINITY, f64::min);
+            let from = format!("{}, of {}", adapted.donor, adapted.parent);
+            let mut row = vec![
+                Cell::text(&adapted.target),
+                Cell::text(&from),
+                Cell::number(adapted.round.to_string()),
+            ];
+            row.extend(columns.map(|column| match run.bpb(&adapted.target, column) {
+                Some(x) if x <= best && column != DENSE => {
+                    value(&adapted.target, column).class("best")
+                }
+                _ => value(&adapted.target, column),
+            }));
+            row.push(Cell::text(&format!("{} ({})", adapted.id, adapted.languages.join(", "))));
+            rows.push(row);
+        }
+        let head = [
+            "new language",
+            "donor, parent",
+            "round",
+            "seed",
+            "dense",
+            "dense LAPT",
+            "adapted expert",
+            "its id",
+        ];
+        body += &table(&head.map(str::to_owned), &rows, 0);
+        body += &old_languages(run);
+    }
+    if !body.is_empty() {
+        body += &paragraph(
+            "Bits per byte. An adapted expert begins as the expert of its donor, the typologically nearest \
+             language; dense LAPT is the dense model trained on with all new languages. Parents stay as they \
+             are.",
+        );
+    }
+    Section::new("adaptation", "New languages", body, "no adapted.json: `xelm adapt` begins it.")
+}
+
+/// What adaptation did to the languages that were there before.
+fn old_languages(run: &RunData) -> String {
+    let is_new = |language: &String| run.adapted.iter().any(|a| a.target == *language);
+    let mut rows = Vec::new();
+    for language in run.evaluated().iter().filter(|l| !is_new(l)) {
+        let (Some(before), Some(after)) = (run.bpb(language, DENSE), run.bpb(language, LAPT))
+        else {
+            continue;
+        };
+        let change = 100.0 * (after / before - 1.0);
+        let expert = run.bpb(language, "expert");
+        rows.push(vec![
+            Cell::text(language),
+            Cell::number(format!("{before:.3}")),
+            Cell::number(format!("{after:.3}")),
+            Cell::number(format!("{change:+.1} %")).tint(change / 20.0),
+            expert.map_or_else(Cell::none, |x| Cell::number(format!("{x:.3}"))),
+        ]);
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["old language", "dense", "dense LAPT", "change", "expert of the set"];
+    table(&head.map(str::to_owned), &rows, 0)
+}
+
+/// Accuracy on tasks.
+pub(super) fn tasks(study: &Study) -> Section {
+    let mut body = String::new();
+    for (name, run) in first_runs(study) {
+        let icl = run.chain().map(|run| &run.icl).find(|icl| !icl.is_empty());
+        for (task, results) in icl.into_iter().flatten() {
+            let mut models: Vec<&String> = results.mean.keys().collect();
+            models.extend(results.languages.values().flat_map(|row| row.keys()));
+            models.sort_unstable();
+            models.dedup();
+            let percent = |x: Option<f64>| {
+                x.map_or_else(Cell::none, |x| Cell::number(format!("{:.1}", 100.0 * x)))
+            };
+            let mut rows = Vec::new();
+            for (language, row) in &results.languages {
+                let best =
+                    row.values().filter_map(|a| a.accuracy).fold(f64::NEG_INFINITY, f64::max);
+                let mut cells = vec![Cell::text(language)];
+                cells.extend(models.iter().map(|model| {
+                    let Some(found) = row.get(*model) else { return Cell::none() };
+                    let error = found.stderr.map(|e| format!("± {:.1}", 100.0 * e));
+                    let cell = percent(found.accuracy).with_range(error);
+                    if found.accuracy.is_some_and(|a| a >= best) {
+                        cell.class("best")
+                    } else {
+                        cell
+                    }
+                }));
+                let examples = row.values().filter_map(|a| a.examples).reduce(f64::max);
+                cells.push(examples.map_or_else(Cell::none, |n| Cell::number(format!("{n}"))));
+                rows.push(cells);
+            }
+            for (what, values) in [("mean", &results.mean), ("win rate", &results.win_rate)] {
+                let of = |model: &&String| percent(values.get(*model).copied().flatten());
+                let mut cells = vec![Cell::text(what)];
+                cells.extend(models.iter().map(of));
+                cells.push(Cell::text(""));
+                rows.push(cells);
+            }
+            let mut head = vec![String::new()];
+            head.extend(models.iter().map(|model| label(model)));
+            head.push("examples".to_owned());
+            let several = study.arms.len() > 1;
+            let title = if several { format!("{name}: {task}") } else { task.clone() };
+            body += &format!("<h3>{}</h3>\n{}", escape(&title), table(&head, &rows, 2));
+        }
+    }
+    if !body.is_empty() {
+        body += &paragraph(
+            "Accuracy in per cent, with its standard error; the number behind a task's name is that of \
+             demonstrations. Win rate: share of the languages in which the model is the best, ties included.",
+        );
+    }
+    Section::new("tasks", "Tasks in context", body, "no icl.json: `xelm eval icl` makes it.")
+}
+
+/// Size against quality of the sets.
+///
+/// # Errors
+/// As [`Plot::draw`].
+pub(super) fn quantised(study: &Study) -> Result<Section> {
+    let mut body = String::new();
+    for (name, run) in first_runs(study) {
+        let mut rows = Vec::new();
+        let mut points = Vec::new();
+        let mut labels = Vec::new();
+        let full = run.columns().contains(&"expert").then(|| mean_of(run, "expert")).flatten();
+        for column in run.columns().into_iter().filter(|c| c.starts_with("expert")) {
+            let kind = column.strip_prefix("expert_");
+            let folder = kind.map_or(SET.to_owned(), |kind| format!("{SET}-{kind}"));
+            let bytes = run.find(&folder).map(|folder| gguf_bytes(&folder)).filter(|n| *n > 0);
+            let (Some(bytes), Some(bpb)) = (bytes, mean_of(run, column)) else { continue };
+            let megabytes = bytes as f64 / 1e6;
+            let kind = kind.unwrap_or("f32");
+            let change = full.map(|full| format!("{:+.3} %", 100.0 * (bpb / full - 1.0)));
+            points.push((megabytes, bpb));
+            labels.push((megabytes, bpb, kind.to_owned()));
+            rows.push((
+                bytes,
+                vec![
+                    Cell::text(kind),
+                    Cell::number(format!("{megabytes:.1} MB")),
+                    Cell::number(format!("{bpb:.4}")),
+                    change.map_or_else(Cell::none, Cell::number),
+                ],
+            ));
+        }
+        if rows.is_empty() {
+            continue;
+        }
+        rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        let head = ["weights", "size of the set", "mean bits per byte", "change"];
+        body += &(heading(study, name) + &table(&head.map(str::to_owned), &rows, 0));
+        if points.len() > 1 {
+            let plot = Plot {
+                about: "mean bits per byte against the size of the set",
+                x: "megabytes of all files of the set",
+                y: "mean bits per byte",
+                scale: Scale::Linear,
+                series: vec![Series { colour: 0, style: Style::Points, points }],
+                labels,
+            };
+            body += &figure(&plot.draw()?, &[], "Quality of the set against its size.");
+        }
+    }
+    let without = "no evaluated sets at hand.";
+    Ok(Section::new("quantised", "Size and quality", body, without))
+}
+
+fn mean_of(run: &RunData, column: &str) -> Option<f64> {
+    let values: Option<Vec<f64>> = run.evaluated().iter().map(|l| run.bpb(l, column)).collect();
+    let values = values.filter(|values| !values.is_empty())?;
+    Some(values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Bytes of the model files in a folder.
+fn gguf_bytes(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let models = files.filter(|file| file.path().extension().is_some_and(|e| e == "gguf"));
+    models.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+}
