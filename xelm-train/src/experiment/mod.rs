@@ -195,7 +195,8 @@ impl Experiment {
             .ok_or_else(|| Error::usage(format!("no arm {:?}", adapt.arm)))?;
         let target = |target: &String| Donor { target: target.clone(), ..Donor::default() };
         let wanted: Vec<Donor> = adapt.languages.iter().map(target).collect();
-        let planned = run.plan_adaptation(&wanted, None, &mut *listener())?;
+        let batch = self.config.train.batch;
+        let planned = run.plan_adaptation(&wanted, None, batch, &mut *listener())?;
         // The baseline takes longest: it begins first.
         let mut branches = Run::adaptation_branches(&planned, true);
         branches.rotate_right(1);
