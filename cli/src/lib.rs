@@ -7,8 +7,11 @@ mod cluster;
 mod demo;
 mod device;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod inspect;
+mod launch;
 mod logits;
 mod model;
 mod open;
@@ -58,9 +61,13 @@ enum Command {
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
     Pretrain(pretrain::Args),
+    Import(import::Args),
+    Export(export::Args),
     #[command(subcommand)]
     Cluster(cluster::Command),
     Train(train::Args),
+    #[command(subcommand)]
+    Launch(launch::Command),
     Pack(pack::Args),
     Quantize(quantize::Args),
     #[command(subcommand)]
@@ -105,8 +112,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => args.run(threads),
         Command::Tokenizer(command) => command.run(),
         Command::Pretrain(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Cluster(command) => command.run(),
         Command::Train(args) => args.run(),
+        Command::Launch(command) => command.run(),
         Command::Pack(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Set(command) => command.run(),

@@ -6,7 +6,8 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`].
 //!
-//! Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
+//! [`hf`] takes models from `transformers` and gives them back. Below them, [`weights`] passes models between
+//! files, [`stream`] orders the documents, [`model`] says what a training step computes, and
 //! [`backend`] computes it.
 
 #![deny(unsafe_code)]
@@ -16,7 +17,9 @@ pub mod checkpoint;
 pub mod corpus;
 mod error;
 pub mod evaluate;
+pub mod hf;
 pub mod job;
+pub mod launch;
 pub mod memory;
 pub mod model;
 pub mod pack;
@@ -28,5 +31,6 @@ pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;
+pub mod weights;
 
 pub use error::{Error, Result};

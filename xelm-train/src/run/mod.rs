@@ -16,8 +16,10 @@
 
 mod branch;
 mod clusters;
+mod import;
 
 pub use branch::Branch;
+pub use import::Branches;
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
