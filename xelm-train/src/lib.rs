@@ -6,18 +6,23 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`] → [`page`].
 //!
-//! [`workers`] run several jobs at once. Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
+//! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
+//! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
+//! training step computes, and
 //! [`backend`] computes it.
 
 #![deny(unsafe_code)]
 
+pub mod average;
 pub mod backend;
 pub mod checkpoint;
 pub mod corpus;
 mod error;
 pub mod evaluate;
 pub mod experiment;
+pub mod hf;
 pub mod job;
+pub mod launch;
 pub mod memory;
 pub mod model;
 pub mod pack;
@@ -30,6 +35,7 @@ pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;
+pub mod weights;
 pub mod workers;
 
 pub use error::{Error, Result};

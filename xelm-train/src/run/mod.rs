@@ -25,9 +25,11 @@
 mod adapt;
 mod branch;
 mod clusters;
+mod import;
 
 pub use adapt::{Adapted, Donor};
 pub use branch::Branch;
+pub use import::Branches;
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
