@@ -4,7 +4,7 @@
 //! or done on another machine:
 //!
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
-//! [`pack`] → [`evaluate`].
+//! [`pack`] → [`evaluate`] → [`icl`].
 //!
 //! Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
 //! [`backend`] computes it.
@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod corpus;
 mod error;
 pub mod evaluate;
+pub mod icl;
 pub mod job;
 pub mod memory;
 pub mod model;

@@ -13,6 +13,8 @@
 //! set/ set-q8_0/ …  the experts, packed and quantised
 //! eval.json         the last evaluation
 //! eval.jsonl        every score that was ever measured
+//! forgetting.json   every expert on every language
+//! icl.json icl.jsonl   accuracies of in-context learning, and every one that was measured
 //! ```
 
 mod branch;
@@ -380,6 +382,8 @@ const README: &str = "\
 | `set-q8_0/`, `set-q4_0/` | the same, quantised |
 | `eval.json` | bits per byte and perplexity of every model on every language |
 | `eval.jsonl` | the scores of which they are made, as they were measured; what is here is not measured again |
+| `forgetting.json` | every expert on every language |
+| `icl.json`, `icl.jsonl` | accuracies of in-context learning, and what they are made of |
 
 Model files are GGUF and run in every tool that reads it. What a run is for and how to continue it:
 `xelm --help`.
