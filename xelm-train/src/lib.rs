@@ -4,12 +4,11 @@
 //! or done on another machine:
 //!
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
-//! [`pack`] → [`evaluate`] → [`page`].
+//! [`pack`] → [`evaluate`] and [`icl`] → [`page`]; [`experiment`] runs them all.
 //!
 //! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
 //! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
-//! training step computes, and
-//! [`backend`] computes it.
+//! training step computes, and [`backend`] computes it.
 
 #![deny(unsafe_code)]
 
@@ -21,6 +20,7 @@ mod error;
 pub mod evaluate;
 pub mod experiment;
 pub mod hf;
+pub mod icl;
 pub mod job;
 pub mod launch;
 pub mod memory;

@@ -2,17 +2,16 @@
 
 use super::journal::Journal;
 use super::models::Model;
+use super::pieces::in_pieces;
 use super::texts::Texts;
 use crate::memory::Memory;
 use crate::report::Report;
 use crate::run::Run;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
@@ -137,53 +136,28 @@ pub(crate) fn score_cells(
     ids.iter().map(|id| score(id).ok_or_else(|| Error::usage("a cell was not measured"))).collect()
 }
 
-/// A cell being measured.
-struct Open {
-    parts: Vec<Option<score::Score>>,
-    left: usize,
-}
-
 fn measure(
     todo: &[(&Cell<'_>, &str)],
     journal: &mut Journal<Entry>,
     report: &mut (dyn Report + Send),
 ) -> Result<()> {
     let began = Instant::now();
-    let mut pieces = Vec::new();
-    let mut open = HashMap::new();
-    for (i, (cell, _)) in todo.iter().enumerate() {
-        let of_cell = cell.pieces();
-        open.insert(i, Open { parts: vec![None; of_cell.len()], left: of_cell.len() });
-        pieces.extend(of_cell.into_iter().enumerate().map(|(part, texts)| (i, part, texts)));
-    }
-    let shared = Mutex::new((open, journal, report, 0usize));
-    // Threads take the pieces in order, so that cells end one after the other and an interrupted
-    // evaluation loses little. Which thread scores a piece changes nothing: sums are taken in order.
-    pieces.into_iter().par_bridge().try_for_each(|(i, part, texts)| {
-        let (cell, id) = &todo[i];
-        let score = score_documents(&cell.model, texts)?;
-        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (open, journal, report, done) = &mut *shared;
-        let Some(state) = open.get_mut(&i) else { return Ok(()) };
-        state.parts[part] = Some(score);
-        state.left -= 1;
-        if state.left > 0 {
-            return Ok(());
-        }
-        let n_documents = cell.texts.documents.len();
-        let score = Score::new(n_documents, state.parts.iter().flatten().copied());
-        open.remove(&i);
-        *done += 1;
+    let mut done = 0;
+    let work = |i: usize, texts: &[String]| score_documents(&todo[i].0.model, texts);
+    let finish = |i: usize, parts: Vec<score::Score>| {
+        let (cell, id): (&Cell<'_>, &str) = todo[i];
+        let score = Score::new(cell.texts.documents.len(), parts.into_iter());
         let (model, language) = (cell.name.clone(), cell.texts.language.clone());
+        done += 1;
         report.note(&format!(
-            "{}/{} after {:.0} s: {model} on {language}, {:.4} bits per byte",
-            done,
+            "{done}/{} after {:.0} s: {model} on {language}, {:.4} bits per byte",
             todo.len(),
             began.elapsed().as_secs_f64(),
             score.bpb
         ));
-        journal.append((*id).to_owned(), Entry { model, language, score })
-    })
+        journal.append(id.to_owned(), Entry { model, language, score })
+    };
+    in_pieces(todo.iter().map(|(cell, _)| cell.pieces()).collect(), work, finish)
 }
 
 /// Scores documents, each from its own beginning, and adds them up.

@@ -5,11 +5,14 @@
 //! what has changed.
 
 mod cells;
-mod journal;
-mod models;
+mod forgetting;
+pub(crate) mod journal;
+pub(crate) mod models;
+pub(crate) mod pieces;
 mod ppl;
 mod texts;
 
 pub use cells::Score;
+pub use forgetting::{Forgetting, evaluate_forgetting};
 pub use ppl::{PplSettings, Protocol, Table, evaluate_run};
 pub use texts::MAX_DOCUMENTS;

@@ -9,7 +9,7 @@ use xelm_runtime::mmap::ExpertFile;
 use xelm_runtime::pack::SetFolder;
 use xelm_runtime::router::Power;
 use xelm_runtime::session::{Mixing, Routing};
-use xelm_runtime::set::{SET_FILE, Set, file_identity};
+use xelm_runtime::set::{Match, SET_FILE, Set, file_identity};
 
 /// The models beside the experts that a run has packed, by the names of their columns.
 pub(crate) fn baseline_files(run: &Run) -> Vec<(String, PathBuf)> {
@@ -54,6 +54,11 @@ impl ModelFile {
         Self::known(path, sha256)
     }
 
+    /// The expert's name.
+    pub(crate) fn id(&self) -> &str {
+        self.file.expert().id()
+    }
+
     fn known(path: &Path, sha256: String) -> Result<Self> {
         let file = ExpertFile::open(path).map_err(Error::file(path))?;
         Ok(ModelFile { file, sha256 })
@@ -95,6 +100,24 @@ impl SetModels {
         let path = self.folder.path().join(SET_FILE);
         let selected = self.set()?.select(language, |_| true).map_err(Error::file(&path))?;
         Ok(&self.experts[selected.expert])
+    }
+
+    /// The expert that speaks a language, where there is one: no relative of the language will do.
+    pub(crate) fn speaker(&self, language: &str) -> Result<Option<&ModelFile>> {
+        let selected = self.set()?.select(language, |_| true).ok();
+        let selected = selected.filter(|selected| selected.how != Match::Related);
+        Ok(selected.map(|selected| &self.experts[selected.expert]))
+    }
+
+    /// Every expert by name, with its languages.
+    pub(crate) fn members(&self) -> Result<Vec<(String, Vec<String>, &ModelFile)>> {
+        let set = self.set()?;
+        let speaks = |i: usize| {
+            let own = set.languages().filter(|(expert, _)| *expert == i);
+            own.map(|(_, tag)| tag.to_owned()).collect()
+        };
+        let named = set.entries().zip(&self.experts).enumerate();
+        Ok(named.map(|(i, (entry, file))| (entry.id.to_owned(), speaks(i), file)).collect())
     }
 
     /// The languages that the experts speak.

@@ -16,6 +16,8 @@
 //! set/ set-q8_0/ …  the experts, packed and quantised
 //! eval.json         the last evaluation
 //! eval.jsonl        every score that was ever measured
+//! forgetting.json   every expert on every language
+//! icl.json icl.jsonl   accuracies of in-context learning, and every one that was measured
 //! ```
 //!
 //! A *derived* run divides the same corpus in another way: vocabulary, tokens, seed and dense model, and
@@ -515,6 +517,8 @@ const README: &str = "\
 | `set-q8_0/`, `set-q4_0/` | the same, quantised |
 | `eval.json` | bits per byte and perplexity of every model on every language |
 | `eval.jsonl` | the scores of which they are made, as they were measured; what is here is not measured again |
+| `forgetting.json` | every expert on every language |
+| `icl.json`, `icl.jsonl` | accuracies of in-context learning, and what they are made of |
 
 A `run.json` with a `base` derives from another run: vocabulary, tokens, seed and dense model are there.
 

@@ -1,18 +1,12 @@
 //! `xelm eval ppl`
 
+use super::{ensemble_size, row};
 use crate::progress::Progress;
 use crate::{Result, print_line};
-use clap::Subcommand;
 use std::fmt::Write;
 use std::path::PathBuf;
 use xelm_train::evaluate::{MAX_DOCUMENTS, PplSettings, Table, evaluate_run};
 use xelm_train::run::Run;
-
-/// How good the models are.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Ppl(Ppl),
-}
 
 /// Scores the held-out text of every language of a run, through the runtime and from the packed files:
 /// seed, dense baseline, random-split control, and the experts of every set in the run directory.
@@ -25,7 +19,7 @@ pub(crate) enum Command {
 /// measures only what that lacks: it goes on where an interrupted one was, and measures again what has
 /// changed.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Ppl {
+pub(crate) struct Args {
     /// Run directory with packed models.
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
@@ -45,26 +39,16 @@ pub(crate) struct Ppl {
     json: bool,
 }
 
-/// Reads a number of experts from 1, or `all` as 0.
-fn ensemble_size(text: &str) -> std::result::Result<usize, String> {
-    match text.parse() {
-        _ if text == "all" => Ok(0),
-        Ok(n) if n > 0 => Ok(n),
-        _ => Err("a number of experts from 1, or all".into()),
-    }
-}
-
-impl Command {
+impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let Command::Ppl(args) = self;
         let settings = PplSettings {
-            languages: args.languages,
-            ensembles: args.ensemble,
-            max_documents: args.max_documents,
+            languages: self.languages,
+            ensembles: self.ensemble,
+            max_documents: self.max_documents,
             ..PplSettings::default()
         };
-        let table = evaluate_run(&Run::open(&args.run)?, &settings, &mut Progress::new())?;
-        if args.json {
+        let table = evaluate_run(&Run::open(&self.run)?, &settings, &mut Progress::new())?;
+        if self.json {
             print_line(serde_json::to_string(&table)?)
         } else {
             print_line(render(&table).trim_end())
@@ -81,27 +65,10 @@ pub(crate) fn render(table: &Table) -> String {
     let rank = |c: &&String| order.iter().position(|o| o == c).unwrap_or(order.len());
     let mut columns = columns;
     columns.sort_by_key(|c| (rank(c), *c));
-    let mut out = String::from("bits per byte ");
-    // Writing to a String cannot fail.
-    for column in &columns {
-        let _ = write!(out, "{column:>13}");
-    }
-    out.push('\n');
     let mean = std::iter::once(("mean", &table.mean));
-    for (language, row) in table.languages.iter().map(|(l, r)| (l.as_str(), r)).chain(mean) {
-        let _ = write!(out, "{language:<14}");
-        for column in &columns {
-            match row.get(*column) {
-                Some(bpb) => {
-                    let _ = write!(out, "{bpb:>13.3}");
-                }
-                None => {
-                    let _ = write!(out, "{:>13}", "-");
-                }
-            }
-        }
-        out.push('\n');
-    }
+    let rows = table.languages.iter().map(|(l, r)| (l.as_str(), r)).chain(mean);
+    let mut out = super::table("bits per byte", &columns, rows.map(|(name, r)| (name, row(r))));
+    // Writing to a String cannot fail.
     let _ = writeln!(
         out,
         "The experts beat the dense model in {} of {} languages.",
