@@ -14,17 +14,17 @@ import time
 
 import numpy
 import sentencepiece
-import sentencepiece.sentencepiece_model_pb2 as spm
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, XGLMConfig, XGLMForCausalLM, XGLMTokenizer, logging
+
+from xglm import write_vocabulary
 
 XELM, CACHE = sys.argv[1], pathlib.Path(sys.argv[2])
 # f32 on both sides.
 TOLERANCE = 1e-4
 # Share of the f32 model that an import may take of memory that is its own.
 MEMORY = 0.25
-N_MADE_UP = 7
 TEXTS = [
     "Am Morgen scheint die Sonne.", "Η γάτα κοιμάται.", "今日は天気がいい。", "오늘은 날씨가 좋다.",
     "Доброе утро!", "हिन्दी में एक वाक्य", "صباح الخير", "Le   chat  dort ", " two  spaces ", "", "ﬁne ½ ①", "3,14 € 🙂",
@@ -49,29 +49,6 @@ def folder(name):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
-
-
-def vocabulary(path, n_pieces, base=None):
-    """A SentencePiece model with XGLM's character map: the pieces of `base`, then made-up ones."""
-    model = spm.ModelProto()
-    if base is not None:
-        model.ParseFromString(base.read_bytes())
-    else:
-        kinds = spm.ModelProto.SentencePiece
-        for text, kind in [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]:
-            model.pieces.add(piece=text, score=0.0, type=kind)
-        model.trainer_spec.model_type = spm.TrainerSpec.UNIGRAM
-        model.normalizer_spec.add_dummy_prefix = True
-        model.normalizer_spec.remove_extra_whitespaces = True
-        letters = sorted({c for text in TEXTS for c in text.lower() if not c.isspace()} | {"\u2581"})
-        for i, letter in enumerate(letters):
-            model.pieces.add(piece=letter, score=-3.0 - i / 64, type=kinds.NORMAL)
-    del model.pieces[n_pieces:]
-    while len(model.pieces) < n_pieces:
-        i = len(model.pieces)
-        model.pieces.add(piece=f"\u2581w{i}", score=-20.0 - i / n_pieces)
-    model.trainer_spec.vocab_size = n_pieces
-    path.write_bytes(model.SerializeToString())
 
 
 def our_logits(path, ids):
@@ -120,7 +97,7 @@ def oracle(source):
     shutil.copy(source / "config.json", hf)
     shutil.copy(source / "weights.safetensors", hf / "model.safetensors")
     base = source / "tokenizer/spm.model"
-    vocabulary(hf / "sentencepiece.bpe.model", 512 - 1 - N_MADE_UP, base if base.exists() else None)
+    write_vocabulary(hf / "sentencepiece.bpe.model", 512, base if base.exists() else None)
     run("import", "--hf", hf, "--out", expert, "--languages", "de,en")
     ids = load_file(source / "batch.safetensors")["input_ids"]
     expected = load_file(source / "forward_f32.safetensors")["logits"].numpy()
@@ -154,7 +131,8 @@ def relu():
     weights = load_file(hf / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, hf / "model.safetensors", {"format": "pt"})
-    vocabulary(hf / "sentencepiece.bpe.model", 300 - 1 - N_MADE_UP)
+    letters = "".join(c for c in "".join(TEXTS).lower() if not c.isspace())
+    write_vocabulary(hf / "sentencepiece.bpe.model", 300, letters=letters)
     ids = [2] + [int(i) for i in numpy.random.default_rng(1).integers(4, 290, 40)]
     expected = their_logits(hf, ids)
     corpus, root = folder("corpus"), CACHE / "relu-run"
@@ -210,7 +188,7 @@ def large():
     model.save_pretrained(hf, max_shard_size="300MB")
     n_shards = len(list(hf.glob("*.safetensors")))
     check("large model is in several files", n_shards > 2, f"{n_shards} files")
-    vocabulary(hf / "sentencepiece.bpe.model", 256000)
+    write_vocabulary(hf / "sentencepiece.bpe.model", 256008)
     del model
     began = time.time()
     resident, anonymous, mapped = peak_memory("import", "--hf", hf, "--out", expert)

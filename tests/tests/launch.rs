@@ -136,8 +136,9 @@ fn read_yaml(text: &str) -> Option<Value> {
     let path = Path::new(XELM.scratch).join("launch.yaml");
     fs::write(&path, text).unwrap();
     let program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
-    let has_yaml = Command::new("python3").args(["-c", "import yaml"]).stderr(Stdio::null());
-    if !{ has_yaml }.status().is_ok_and(|status| status.success()) {
+    let mut import = Command::new("python3");
+    import.args(["-c", "import yaml"]).stderr(Stdio::null());
+    if !import.status().is_ok_and(|status| status.success()) {
         return None;
     }
     let output = Command::new("python3").args(["-c", program]).arg(&path).output().unwrap();
