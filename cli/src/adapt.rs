@@ -79,8 +79,11 @@ impl Args {
             })
             .collect();
         let run = Run::open(&self.run)?;
+        let seed = run.seed_settings()?;
+        let settings = self.train.settings(self.batch.unwrap_or(seed.batch), seed.n_ctx);
         let report = &mut Progress::new();
-        let planned = run.plan_adaptation(&wanted, self.corpus.as_deref(), report)?;
+        let corpus = self.corpus.as_deref();
+        let planned = run.plan_adaptation(&wanted, corpus, settings.batch, report)?;
         if self.plan {
             if self.train.json {
                 return print_line(serde_json::to_string(&planned)?);
@@ -91,8 +94,6 @@ impl Args {
             }
             return Ok(());
         }
-        let seed = run.seed_settings()?;
-        let settings = self.train.settings(self.batch.unwrap_or(seed.batch), seed.n_ctx);
         let branches = Run::adaptation_branches(&planned, self.lapt);
         train(&run, &branches, &settings, &self.train, self.jobs)
     }

@@ -16,7 +16,7 @@ use xelm_runtime::score::Written;
 use xelm_runtime::session::Mixing;
 use xelm_train::card::write_cards;
 use xelm_train::corpus::{BadInput, write_bundled};
-use xelm_train::evaluate::{Table, evaluate_run};
+use xelm_train::evaluate::{PplSettings, Table, evaluate_run};
 use xelm_train::job::Cadence;
 use xelm_train::pack::{PackOptions, pack};
 use xelm_train::report::Report;
@@ -136,7 +136,7 @@ impl Args {
             sizes.push((name.clone(), folder_size(&run.path(&name))?));
         }
         done("packing and quantising", &mut report);
-        let table = evaluate_run(&run)?;
+        let table = evaluate_run(&run, &PplSettings::default(), &mut report)?;
         write_cards(&run)?;
         done("evaluation", &mut report);
         let samples = self.samples(&run, &clusters, threads)?;

@@ -4,14 +4,18 @@
 #![deny(unsafe_code)]
 
 mod adapt;
+mod average;
 mod card;
 mod cluster;
 mod demo;
 mod device;
 mod eval;
 mod experiment;
+mod export;
 mod generate;
+mod import;
 mod inspect;
+mod launch;
 mod logits;
 mod model;
 mod open;
@@ -63,11 +67,16 @@ enum Command {
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
     Pretrain(pretrain::Args),
+    Import(import::Args),
+    Export(export::Args),
     #[command(subcommand)]
     Cluster(cluster::Command),
     Train(train::Args),
     Adapt(adapt::Args),
+    Average(average::Args),
     Experiment(experiment::Args),
+    #[command(subcommand)]
+    Launch(launch::Command),
     Pack(pack::Args),
     Card(card::Args),
     Quantize(quantize::Args),
@@ -114,10 +123,14 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => args.run(threads),
         Command::Tokenizer(command) => command.run(),
         Command::Pretrain(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Cluster(command) => command.run(),
         Command::Train(args) => args.run(),
         Command::Adapt(args) => args.run(),
+        Command::Average(args) => args.run(),
         Command::Experiment(args) => args.run(threads),
+        Command::Launch(command) => command.run(),
         Command::Pack(args) => args.run(),
         Command::Card(args) => args.run(),
         Command::Quantize(args) => args.run(),

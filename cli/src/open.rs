@@ -2,7 +2,7 @@
 
 use crate::Result;
 use std::path::{Path, PathBuf};
-use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::mmap::{ExpertFile, MappedFile};
 use xelm_runtime::pack::SetFolder;
 use xelm_runtime::set::Match;
 
@@ -57,6 +57,11 @@ pub(crate) fn open_expert(path: &Path) -> Result<ExpertFile> {
         }
         e => format!("{}: {e}", path.display()),
     })?)
+}
+
+/// Maps any file.
+pub(crate) fn map(path: &Path) -> Result<MappedFile> {
+    Ok(MappedFile::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()))?)
 }
 
 /// The name of a match in JSON.

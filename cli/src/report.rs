@@ -29,10 +29,13 @@ impl Args {
             Some(folder) => Subject::Experiment(folder),
             None => Subject::Runs(self.run),
         };
-        let command: Vec<String> = std::iter::once("xelm".into())
-            .chain(std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()))
-            .collect();
-        write_page(&subject, &command.join(" "), &self.out)?;
+        write_page(&subject, &command_line(), &self.out)?;
         print_line(self.out.display())
     }
+}
+
+/// The command line of this process, for a reader to repeat.
+pub(crate) fn command_line() -> String {
+    let args = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
+    std::iter::once("xelm".to_owned()).chain(args).collect::<Vec<_>>().join(" ")
 }

@@ -1,10 +1,9 @@
 //! `xelm tokenize`
 
 use crate::Result;
-use crate::open::ExpertArgs;
+use crate::open::{ExpertArgs, map};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
-use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::tokenizer::Tokenizer;
 use xelm_train::tokens::encode;
 
@@ -40,8 +39,7 @@ impl Args {
             let tokenizer = opened.file.expert().tokenizer();
             return self.tokenize(tokenizer.ok_or(xelm_runtime::Error::NoTokenizer)?);
         };
-        let file =
-            MappedFile::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+        let file = map(path)?;
         let tokenizer = file.gguf().and_then(|gguf| Tokenizer::open(&gguf));
         self.tokenize(&tokenizer.map_err(|e| format!("{}: {e}", path.display()))?)
     }

@@ -49,10 +49,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The settings of the dense model.
+    pub(crate) fn settings(&self, run: &Run) -> Result<TrainSettings> {
+        let seed = run.seed_settings()?;
+        Ok(self.train.settings(self.batch.unwrap_or(seed.batch), seed.n_ctx))
+    }
+
     pub(crate) fn run(self) -> Result<()> {
         let run = Run::open(&self.run)?;
-        let seed = run.seed_settings()?;
-        let settings = self.train.settings(self.batch.unwrap_or(seed.batch), seed.n_ctx);
+        let settings = self.settings(&run)?;
         let mut branches: Vec<Branch> = self.expert.into_iter().map(Branch::Expert).collect();
         if self.all {
             branches = run.clusters()?.into_iter().map(|c| Branch::Expert(c.id)).collect();

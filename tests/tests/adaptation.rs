@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::format::Gguf;
+use xelm_runtime::mmap::{ExpertFile, MappedFile};
 use xelm_runtime::pack::SetFolder;
 use xelm_tests::xelm::Xelm;
 
@@ -164,5 +165,57 @@ fn two_processes_share_the_work() {
         let log = String::from_utf8(file(&run, "log.jsonl").unwrap()).unwrap();
         assert_eq!(log.matches("\"grad_norm\"").count(), 8);
         assert!(log.contains("valid_loss"));
+    }
+}
+
+/// The mean of two experts, number by number; of one, the expert itself.
+#[test]
+fn averages_are_means_of_parameters() {
+    let (base, _) = XELM.tiny_run("average");
+    let ids: Vec<String> = { json(&base.join("clusters.json")).as_array().unwrap().iter() }
+        .map(|cluster| cluster["id"].as_str().unwrap().to_owned())
+        .collect();
+    let mean = |name: &str, args: &[&str]| {
+        let out = base.join(format!("{name}.gguf"));
+        let average = ["average", "--run", text(&base), "--name", name, "--out", text(&out)];
+        XELM.run(&[&average[..], args].concat());
+        MappedFile::open(&out).unwrap()
+    };
+    let expert = |id: &str| MappedFile::open(&base.join(format!("set/{id}.gguf"))).unwrap();
+    let (a, b) = (expert(&ids[0]), expert(&ids[1]));
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let check = |file: &MappedFile, share: f32| {
+        let (mean, a, b) = (file.gguf().unwrap(), a.gguf().unwrap(), b.gguf().unwrap());
+        let mut n = 0;
+        for tensor in mean.tensors() {
+            let of = |gguf: &Gguf<'_>| floats(gguf.tensor(tensor.name).unwrap().bytes);
+            for ((mean, a), b) in floats(tensor.bytes).into_iter().zip(of(&a)).zip(of(&b)) {
+                let expected = share * a + (1.0 - share) * b;
+                assert!(
+                    (mean - expected).abs() <= 1e-6 * (1.0 + expected.abs()),
+                    "{}",
+                    tensor.name
+                );
+                n += 1;
+            }
+        }
+        assert!(n > 50_000, "{n}");
+    };
+    check(&mean("half", &[]), 0.5);
+    check(&mean("first", &["--experts", &ids[0]]), 1.0);
+    let both = ids.join(",");
+    check(&mean("quarter", &["--experts", &both, "--weights", "1,3"]), 0.25);
+    let prompt = ["generate", "--expert", text(&base.join("half.gguf")), "--prompt", "Der"];
+    assert!(!XELM.run(&prompt).is_empty());
+    for (args, expected) in [
+        (&["--experts", "none"][..], "none"),
+        (&["--experts", &both, "--weights", "1"], "as many weights"),
+        (&["--lang", "de"], "clusters of languages"),
+    ] {
+        let average = ["average", "--run", text(&base), "--checkpoint", "average.gguf"];
+        let error = XELM.fails(&[&average[..], args].concat());
+        assert!(error.contains(expected), "{args:?}: {error}");
     }
 }

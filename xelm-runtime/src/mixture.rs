@@ -122,6 +122,14 @@ impl<'m> Mixture<'m> {
         }
     }
 
+    /// Chooses experts by `tokens` whatever was read, and keeps them for all that is read from now on.
+    pub(crate) fn choose_once(&mut self, ensemble: &Ensemble<'_>, tokens: &[u32]) -> Result<()> {
+        self.reset();
+        self.choose(ensemble, tokens)?;
+        self.fixed_at = Some(0);
+        Ok(())
+    }
+
     /// The position from which on weights are kept.
     pub(crate) fn fixed_at(&self) -> Option<usize> {
         self.fixed_at

@@ -80,10 +80,18 @@ impl Session<'_> {
     /// # Errors
     /// As [`Session::run`].
     pub fn score_tokens(&mut self, inputs: &[u32], targets: &[u32]) -> Result<f64> {
+        self.reset();
+        self.score_next(inputs, targets)
+    }
+
+    /// As [`Session::score_tokens`], but `inputs` follow what the session has read.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn score_next(&mut self, inputs: &[u32], targets: &[u32]) -> Result<f64> {
         if inputs.len() != targets.len() {
             return Err(Error::BadParameter { what: "targets" });
         }
-        self.reset();
         let mut sum = 0.0;
         self.run_steps([inputs, &[]], &mut |i, step| {
             sum += step.nll(targets.get(i).copied().unwrap_or(u32::MAX));

@@ -1,9 +1,11 @@
 //! Checkpoints: a GGUF file of architecture `xelm-checkpoint` with the unfolded f32 parameters under
 //! XGLM's names, Adam's moments as `adam.m.<name>` and `adam.v.<name>`, and how far training is.
+//! A checkpoint to branch from, such as an imported model, may be without the moments.
 //! Since data order and dropout follow from (seed, step), this is the whole state of a job.
 
 use crate::backend::{Backend, Region};
-use crate::model::{Model, Recompute};
+use crate::model::{Model, parameters};
+use crate::weights::{Weights, parts};
 use crate::{Error, Result};
 use std::path::Path;
 use xelm_runtime::config::Config;
@@ -58,24 +60,8 @@ pub fn save(
     backend: &dyn Backend,
 ) -> Result<()> {
     let wrong = Error::file(path);
-    let mut writer = Writer::new(ARCH_CHECKPOINT);
-    info.config.write(&mut writer);
-    writer.u32(key::N_VOCAB, info.config.n_vocab as u32);
-    writer.u64(key::STEP, info.step);
-    writer.u64(key::TOKENS, info.tokens);
-    writer.u64(key::ADAM_STEPS, info.adam_steps);
-    writer.string(key::PARENT, &info.parent);
-    writer.string(key::JOB, &info.job);
-    writer.string(key::VOCABULARY, &info.vocabulary);
     let tensors = model.params.tensors(&info.config);
-    for (prefix, _) in PARTS {
-        for tensor in &tensors {
-            let (rows, cols) = tensor.shape;
-            let dims: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
-            let name = format!("{prefix}{}", tensor.name);
-            writer.tensor(&name, DType::F32, dims).map_err(&wrong)?;
-        }
-    }
+    let writer = header(info, &PARTS.map(|(prefix, _)| prefix)).map_err(&wrong)?;
     let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
     let mut body = writer.begin(file).map_err(&wrong)?;
     let mut values = Vec::new();
@@ -87,6 +73,42 @@ pub fn save(
         }
     }
     body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
+}
+
+/// Writes weights as a checkpoint without moments.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save_weights(path: &Path, info: &CheckpointInfo, weights: &dyn Weights) -> Result<()> {
+    let wrong = Error::file(path);
+    let writer = header(info, &[""]).map_err(&wrong)?;
+    let file = AtomicFile::create(path).map_err(Error::io("write", path))?;
+    let mut body = writer.begin(file).map_err(&wrong)?;
+    for tensor in parameters(&info.config) {
+        body.tensor(parts(weights, &tensor)).map_err(&wrong)?;
+    }
+    body.finish().map_err(&wrong)?.commit().map_err(Error::io("write", path))
+}
+
+/// Metadata, and a description of every parameter under each of the prefixes.
+fn header(info: &CheckpointInfo, prefixes: &[&str]) -> xelm_runtime::Result<Writer> {
+    let mut writer = Writer::new(ARCH_CHECKPOINT);
+    info.config.write(&mut writer);
+    writer.u32(key::N_VOCAB, info.config.n_vocab as u32);
+    writer.u64(key::STEP, info.step);
+    writer.u64(key::TOKENS, info.tokens);
+    writer.u64(key::ADAM_STEPS, info.adam_steps);
+    writer.string(key::PARENT, &info.parent);
+    writer.string(key::JOB, &info.job);
+    writer.string(key::VOCABULARY, &info.vocabulary);
+    for prefix in prefixes {
+        for tensor in parameters(&info.config) {
+            let (rows, cols) = tensor.shape;
+            let dims: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
+            writer.tensor(&format!("{prefix}{}", tensor.name), DType::F32, dims)?;
+        }
+    }
+    Ok(writer)
 }
 
 /// An open checkpoint.
@@ -109,9 +131,8 @@ impl Checkpoint {
             read_info(&gguf).map_err(Error::file(path))?
         };
         let checkpoint = Checkpoint { file, info };
-        let (model, _) = Model::plan(checkpoint.info.config, 1, 1, Recompute::None);
-        for tensor in model.params.tensors(&checkpoint.info.config) {
-            for (prefix, _) in PARTS {
+        for tensor in parameters(&checkpoint.info.config) {
+            for (prefix, _) in checkpoint.parts() {
                 let found = checkpoint.floats(&format!("{prefix}{}", tensor.name));
                 if found.map(<[f32]>::len) != Some(tensor.span.len) {
                     return Err(Error::usage(format!(
@@ -125,6 +146,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Whether it has Adam's moments: one that was imported has none.
+    pub fn has_moments(&self) -> bool {
+        let is_moment = |name: &str| PARTS[1..].iter().any(|(prefix, _)| name.starts_with(prefix));
+        self.file.gguf().is_ok_and(|gguf| gguf.tensors().any(|t| is_moment(t.name)))
+    }
+
+    fn parts(&self) -> &'static [(&'static str, Region)] {
+        if self.has_moments() { &PARTS } else { &PARTS[..1] }
+    }
+
     /// The numbers of a tensor.
     pub fn floats(&self, name: &str) -> Option<&[f32]> {
         let gguf = self.file.gguf().ok()?;
@@ -132,15 +163,30 @@ impl Checkpoint {
         bytemuck::try_cast_slice(tensor.bytes).ok()
     }
 
-    /// Copies parameters, and Adam's moments where `with_adam`, into a model of the same dimensions.
+    /// Copies parameters, and Adam's moments where `with_adam` and where there are any, into a model of
+    /// the same dimensions.
     pub fn load(&self, model: &Model, backend: &mut dyn Backend, with_adam: bool) {
-        let parts = if with_adam { &PARTS[..] } else { &PARTS[..1] };
+        let parts = if with_adam { self.parts() } else { &PARTS[..1] };
         for tensor in model.params.tensors(&self.info.config) {
             for (prefix, region) in parts {
                 // `open` has found every tensor.
                 let values = self.floats(&format!("{prefix}{}", tensor.name)).unwrap_or_default();
                 backend.write(tensor.span.of(*region), values);
             }
+        }
+    }
+}
+
+impl Weights for Checkpoint {
+    fn config(&self) -> &Config {
+        &self.info.config
+    }
+
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) {
+        // `open` has found every parameter.
+        let values = self.floats(name).and_then(|all| all.get(start..start + out.len()));
+        if let Some(values) = values {
+            out.copy_from_slice(values);
         }
     }
 }

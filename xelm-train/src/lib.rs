@@ -4,13 +4,15 @@
 //! or done on another machine:
 //!
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
-//! [`pack`] → [`evaluate`] → [`page`].
+//! [`pack`] → [`evaluate`] and [`icl`] → [`page`]; [`experiment`] runs them all.
 //!
-//! [`workers`] run several jobs at once. Below them, [`stream`] orders the documents, [`model`] says what a training step computes, and
-//! [`backend`] computes it.
+//! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
+//! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
+//! training step computes, and [`backend`] computes it.
 
 #![deny(unsafe_code)]
 
+pub mod average;
 pub mod backend;
 pub mod card;
 pub mod checkpoint;
@@ -18,7 +20,10 @@ pub mod corpus;
 mod error;
 pub mod evaluate;
 pub mod experiment;
+pub mod hf;
+pub mod icl;
 pub mod job;
+pub mod launch;
 pub mod memory;
 pub mod model;
 pub mod pack;
@@ -31,6 +36,7 @@ pub mod tfidf;
 pub mod tokens;
 pub mod typology;
 pub mod vocab;
+pub mod weights;
 pub mod workers;
 
 pub use error::{Error, Result};

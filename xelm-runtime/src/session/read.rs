@@ -11,6 +11,17 @@ use core::sync::atomic::Ordering;
 const NO_SLOT: u32 = u32::MAX;
 
 impl Session<'_> {
+    /// Chooses the experts of every step to come by `tokens`, which are not read: by a part of a text, say.
+    /// What was read stays; experts that are new to it read it when they are first needed. The choice
+    /// holds until [`Session::reset`].
+    ///
+    /// # Errors
+    /// The router's.
+    pub fn choose_by(&mut self, tokens: &[u32]) -> Result<()> {
+        self.has_logits = false;
+        self.parts.mixture.choose_once(&self.ensemble, tokens)
+    }
+
     /// Reads the tokens of both parts.
     pub(super) fn run_parts(&mut self, parts: [&[u32]; 2], want: Want<'_>) -> Result<()> {
         let parallel = self.parallel;

@@ -15,6 +15,7 @@ pub use config::{Adaptation, Arm, Config, Evaluation, Kind, Training, Vocabulary
 
 use crate::backend::Backend;
 use crate::corpus::BadInput;
+use crate::evaluate::{PplSettings, evaluate_forgetting, evaluate_run};
 use crate::job::{Cadence, write_json};
 use crate::pack::{PackOptions, pack};
 use crate::report::Report;
@@ -195,13 +196,39 @@ impl Experiment {
             .ok_or_else(|| Error::usage(format!("no arm {:?}", adapt.arm)))?;
         let target = |target: &String| Donor { target: target.clone(), ..Donor::default() };
         let wanted: Vec<Donor> = adapt.languages.iter().map(target).collect();
-        let planned = run.plan_adaptation(&wanted, None, &mut *listener())?;
+        let batch = self.config.train.batch;
+        let planned = run.plan_adaptation(&wanted, None, batch, &mut *listener())?;
         // The baseline takes longest: it begins first.
         let mut branches = Run::adaptation_branches(&planned, true);
         branches.rotate_right(1);
         let branches: Vec<_> = branches.into_iter().map(|branch| (run, branch)).collect();
         let settings = self.config.branch_settings(adapt.steps, repetition.seed);
         train_branches(&branches, &settings, jobs, open, listener)
+    }
+
+    /// Scores every arm, as far as it is not scored yet.
+    ///
+    /// # Errors
+    /// Missing files, or texts that cannot be read.
+    pub fn evaluate(
+        &self,
+        repetitions: &[Repetition],
+        report: &mut (dyn Report + Send),
+    ) -> Result<()> {
+        let Evaluation { max_documents, ensembles } = &self.config.evaluate;
+        for repetition in repetitions {
+            for (arm, run) in &repetition.arms {
+                report.note(&format!("seed {}: scoring {}", repetition.seed, arm.name()));
+                let ensembles = if arm.ensemble { ensembles.clone() } else { Vec::new() };
+                let settings =
+                    PplSettings { ensembles, max_documents: *max_documents, ..Default::default() };
+                evaluate_run(run, &settings, report)?;
+                if arm.forgetting {
+                    evaluate_forgetting(run, &[], *max_documents, report)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes what was run, for the report.

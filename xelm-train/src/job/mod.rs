@@ -164,7 +164,7 @@ impl Job {
             }
             None => {
                 write_json(&self.folder.join(SPEC), &self.spec)?;
-                let (tokens, adam_steps) = self.first_values(&model, backend)?;
+                let (tokens, adam_steps) = self.first_values(&model, backend, report)?;
                 (0, tokens, adam_steps)
             }
         };
@@ -282,7 +282,12 @@ impl Job {
 
     /// Fills a new model: from the parent's checkpoint, or at random. Returns the tokens trained on and
     /// Adam's updates so far.
-    fn first_values(&self, model: &Model, backend: &mut dyn Backend) -> Result<(u64, u64)> {
+    fn first_values(
+        &self,
+        model: &Model,
+        backend: &mut dyn Backend,
+        report: &mut dyn Report,
+    ) -> Result<(u64, u64)> {
         let settings = &self.spec.settings;
         let Some(parent) = &self.parent else {
             init(backend, &model.params, &self.config, settings.seed);
@@ -292,6 +297,12 @@ impl Job {
         self.check_family(&parent.info)?;
         parent.load(model, backend, settings.carry_adam);
         let adam_steps = if settings.carry_adam { parent.info.adam_steps } else { 0 };
+        if settings.carry_adam && !parent.has_moments() {
+            let name = &self.spec.name;
+            report.note(&format!(
+                "{name}: the parent has no Adam state to carry over, a fresh one begins"
+            ));
+        }
         Ok((parent.info.tokens, adam_steps))
     }
 
@@ -391,7 +402,7 @@ fn locate(model: &Model, backend: &dyn Backend) -> Result<String> {
     Ok("the loss".to_owned())
 }
 
-fn to_json(value: &impl Serialize) -> Result<String> {
+pub(crate) fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::usage(format!("cannot write JSON: {e}")))
 }
 

@@ -5,7 +5,7 @@ mod backward;
 mod forward;
 mod params;
 
-pub use params::{LayerParams, Linear, Norm, ParamId, Params, init, position_table};
+pub use params::{LayerParams, Linear, Norm, ParamId, Params, init, parameters, position_table};
 
 use crate::Result;
 use crate::backend::{AttentionShape, Backend, Dropout, Region, Sizes, Span};

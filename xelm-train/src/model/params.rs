@@ -54,6 +54,11 @@ pub struct ParamId {
     pub shape: (usize, usize),
 }
 
+/// The parameters of a model of these dimensions, in checkpoint order.
+pub fn parameters(config: &Config) -> Vec<ParamId> {
+    Params::plan(config, &mut Sizes::default()).tensors(config)
+}
+
 impl Params {
     /// Lays the parameters out in [`Region::Params`].
     pub fn plan(config: &Config, sizes: &mut Sizes) -> Params {

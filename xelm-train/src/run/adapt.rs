@@ -3,6 +3,7 @@
 //! donor, and is trained on both. Nothing that exists changes.
 
 use super::{Branch, Run};
+use crate::corpus::Corpus;
 use crate::job::write_json;
 use crate::report::Report;
 use crate::typology::donor;
@@ -61,43 +62,44 @@ impl Run {
         serde_json::from_str(&text).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
     }
 
-    /// Decides donors and parents of languages to add and records them; those that were added before with
-    /// the same donor and parent are left as they are. Returns the experts in the order of `wanted`.
+    /// Decides donors and parents of languages to add and records them; those that were added before are
+    /// found as they are. Returns the experts in the order of `wanted`. `batch` is the number of sequences in
+    /// an update of all of them together.
     ///
     /// # Errors
     /// A language has an expert already, is unknown to typology and has no donor named, or has no text; a
-    /// donor without expert; an unknown parent.
+    /// donor without expert; an unknown parent; a batch that cannot be divided.
     pub fn plan_adaptation(
         &self,
         wanted: &[Donor],
         corpus: Option<&Path>,
+        batch: usize,
         report: &mut dyn Report,
     ) -> Result<Vec<Adapted>> {
-        let before = self.adapted()?;
-        let mut all = before.clone();
-        let mut planned = Vec::new();
+        if wanted.is_empty() || !batch.is_multiple_of(wanted.len()) {
+            return Err(Error::usage(format!(
+                "a batch of {batch} sequences cannot be divided among {} languages",
+                wanted.len()
+            )));
+        }
+        // What was never begun may be decided anew.
+        let mut all = self.adapted()?;
+        all.retain(|a| {
+            let is_wanted = wanted.iter().any(|wish| wish.target == a.target);
+            !is_wanted || self.job_folder(&a.id).exists()
+        });
+        let before = all.clone();
         let corpus =
             corpus.map(|path| path.canonicalize().map_err(Error::io("find", path))).transpose()?;
+        let mut planned = Vec::new();
         for wish in wanted {
-            let expert =
-                self.adapted_expert(wish, wanted.len(), corpus.clone(), &before, report)?;
-            let same = |old: &&Adapted| old.id == expert.id || old.target == expert.target;
-            match all.iter().find(same) {
-                Some(old) if *old == expert => {}
-                Some(old) => {
-                    return Err(Error::usage(format!(
-                        "{} was added before as {}, from {}, together with {} others: repeat that, or \
-                         begin another run",
-                        old.target,
-                        old.id,
-                        old.parent,
-                        old.together - 1
-                    )));
-                }
-                None => all.push(expert.clone()),
-            }
+            let expert = match before.iter().find(|old| old.target == wish.target) {
+                Some(old) => repeated(old, wish, wanted.len(), corpus.as_ref())?,
+                None => self.new_expert(wish, wanted.len(), corpus.clone(), &before, report)?,
+            };
             planned.push(expert);
         }
+        all.extend(planned.iter().filter(|a| !before.contains(a)).cloned());
         if all != before {
             write_json(&self.path(ADAPTED), &all)?;
         }
@@ -106,7 +108,7 @@ impl Run {
         Ok(planned)
     }
 
-    fn adapted_expert(
+    fn new_expert(
         &self,
         wish: &Donor,
         together: usize,
@@ -115,8 +117,6 @@ impl Run {
         report: &mut dyn Report,
     ) -> Result<Adapted> {
         let target = &wish.target;
-        // What was added before is repeated, not added to itself.
-        let before: Vec<&Adapted> = before.iter().filter(|a| a.target != *target).collect();
         if self.languages().contains(target) {
             return Err(Error::usage(format!("the run's experts speak {target:?} already")));
         }
@@ -129,21 +129,16 @@ impl Run {
         let donor = match &wish.donor {
             Some(donor) => donor.clone(),
             None => {
-                let added = before.iter().map(|a| a.target.clone());
-                let known: Vec<String> = added.chain(self.languages().iter().cloned()).collect();
-                let nearest = donor(&self.distances()?, target, &known);
-                let (donor, distance) =
-                    nearest.map(|(donor, at)| (donor.to_owned(), at)).ok_or_else(|| {
-                        Error::usage(format!(
-                            "no typological features of the language {target:?}: name its donor with \
-                             --donor {target}=LANGUAGE, or give its features to `xelm cluster typology \
-                             --features FILE --also {target}`"
-                        ))
-                    })?;
+                let known = before.iter().map(|a| &a.target).chain(self.languages());
+                let known: Vec<String> = known.cloned().collect();
+                let (donor, distance) = self.nearest(target, &known)?;
                 report.note(&format!("{target}: the nearest language is {donor} ({distance:.4})"));
                 donor
             }
         };
+        let of_donor = speaks(&donor).ok_or_else(|| {
+            Error::usage(format!("no expert of the run speaks the donor {donor:?} of {target:?}"))
+        })?;
         let (parent, round) = match &wish.parent {
             Some(id) => {
                 let added = before.iter().find(|a| a.id == *id).map(|a| a.round);
@@ -151,11 +146,12 @@ impl Run {
                 let round = round.ok_or_else(|| Error::usage(format!("no expert {id:?}")))?;
                 (id.clone(), round)
             }
-            None => speaks(&donor).ok_or_else(|| {
-                Error::usage(format!(
-                    "no expert of the run speaks the donor {donor:?} of {target:?}"
-                ))
-            })?,
+            None => of_donor,
+        };
+        // Text that is missing must not be found missing after the language is recorded.
+        match &corpus {
+            Some(folder) => Corpus::find(folder)?.only(std::slice::from_ref(target))?,
+            None => self.corpus_of(std::slice::from_ref(target))?,
         };
         Ok(Adapted {
             id: format!("{target}-{donor}"),
@@ -169,9 +165,41 @@ impl Run {
         })
     }
 
+    /// The language among `known` that is nearest to `target` by typology, and its distance.
+    fn nearest(&self, target: &str, known: &[String]) -> Result<(String, f64)> {
+        let nearest = donor(&self.distances()?, target, known);
+        nearest.map(|(donor, distance)| (donor.to_owned(), distance)).ok_or_else(|| {
+            Error::usage(format!(
+                "no typological features of the language {target:?}: name its donor with --donor \
+                 {target}=LANGUAGE, or give its features to `xelm cluster typology --features FILE \
+                 --also {target}`"
+            ))
+        })
+    }
+
     /// What branches to train for these experts, and, where `dense`, their baseline.
     pub fn adaptation_branches(planned: &[Adapted], dense: bool) -> Vec<Branch> {
         let experts = planned.iter().map(|a| Branch::Expert(a.id.clone()));
         experts.chain(dense.then_some(Branch::Lapt)).collect()
     }
+}
+
+/// An expert that was begun before, where it is what is wanted now.
+fn repeated(
+    old: &Adapted,
+    wish: &Donor,
+    together: usize,
+    corpus: Option<&PathBuf>,
+) -> Result<Adapted> {
+    let same = wish.donor.as_ref().is_none_or(|donor| *donor == old.donor)
+        && wish.parent.as_ref().is_none_or(|parent| *parent == old.parent)
+        && corpus.is_none_or(|corpus| Some(corpus) == old.corpus.as_ref())
+        && together == old.together;
+    if same {
+        return Ok(old.clone());
+    }
+    Err(Error::usage(format!(
+        "{} was added before as {}, from {}, one of {} languages: repeat that, or begin another run",
+        old.target, old.id, old.parent, old.together
+    )))
 }

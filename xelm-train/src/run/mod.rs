@@ -15,17 +15,23 @@
 //! models/           seed, dense and random-split model as expert files
 //! set/ set-q8_0/ …  the experts, packed and quantised
 //! eval.json         the last evaluation
+//! eval.jsonl        every score that was ever measured
+//! forgetting.json   every expert on every language
+//! icl.json icl.jsonl   accuracies of in-context learning, and every one that was measured
 //! ```
 //!
-//! A *derived* run divides the same corpus in another way: vocabulary, tokens, seed and dense model are
-//! those of its base, which its `run.json` names; all else is its own.
+//! A *derived* run divides the same corpus in another way: vocabulary, tokens, seed and dense model, and
+//! scores once measured (`eval.jsonl`) are those of its base, which its `run.json` names; all else is its
+//! own.
 
 mod adapt;
 mod branch;
 mod clusters;
+mod import;
 
 pub use adapt::{Adapted, Donor};
 pub use branch::Branch;
+pub use import::Branches;
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
@@ -52,6 +58,8 @@ pub const ASSIGNMENT: &str = "clusters.gguf";
 pub const ROUTER: &str = "router.gguf";
 /// The vocabulary's file.
 pub const TOKENIZER: &str = "tokenizer.gguf";
+/// The folder of the models beside the experts.
+const MODELS: &str = "models";
 /// The folder of the token shards.
 const TOKENS: &str = "tokens";
 /// The folder of the packed f32 set.
@@ -218,6 +226,15 @@ impl Run {
         self.base.join(name)
     }
 
+    /// The expert file of a model beside the experts: seed or baseline.
+    pub fn model_path(&self, name: &str) -> PathBuf {
+        let file = format!("{name}.gguf");
+        match name {
+            SEED | DENSE => self.shared_path(MODELS).join(file),
+            _ => self.path(MODELS).join(file),
+        }
+    }
+
     /// The run's vocabulary.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.shared_path(TOKENIZER)
@@ -246,6 +263,15 @@ impl Run {
     /// # Errors
     /// The corpus is not where it was, or has no files of a language.
     pub fn corpus_of(&self, languages: &[String]) -> Result<Corpus> {
+        self.whole_corpus()?.only(languages)
+    }
+
+    /// The corpus with all its languages, the run's and others; and text of added languages that is
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// The corpus is not where it was.
+    pub fn whole_corpus(&self) -> Result<Corpus> {
         let mut corpus = Corpus::find(&self.base.join(&self.manifest.corpus))?;
         for added in self.adapted()? {
             if let Some(folder) = &added.corpus {
@@ -253,7 +279,7 @@ impl Run {
                 corpus.languages.extend(files.languages);
             }
         }
-        corpus.only(languages)
+        Ok(corpus)
     }
 
     /// Learns the run's vocabulary, unless it has one; from `later` besides the run's own languages: those
@@ -489,7 +515,10 @@ const README: &str = "\
 | `models/` | seed and baselines as model files |
 | `set/` | the experts as model files, with `set.gguf` that says who speaks what |
 | `set-q8_0/`, `set-q4_0/` | the same, quantised |
-| `eval.json` | bits per byte of every model on every language |
+| `eval.json` | bits per byte and perplexity of every model on every language |
+| `eval.jsonl` | the scores of which they are made, as they were measured; what is here is not measured again |
+| `forgetting.json` | every expert on every language |
+| `icl.json`, `icl.jsonl` | accuracies of in-context learning, and what they are made of |
 
 A `run.json` with a `base` derives from another run: vocabulary, tokens, seed and dense model are there.
 

@@ -1,4 +1,4 @@
-//! Reading SentencePiece's model files: unigram vocabularies of others, in XGLM's order of ids.
+//! SentencePiece's model files, read and written: unigram vocabularies in XGLM's order of ids.
 //!
 //! A model is a protocol-buffers message (`sentencepiece_model.proto`): field 1, repeated, the pieces
 //! (1 the string, 2 its score, 3 its type); field 2 the trainer's settings (3 the kind of model); field 3
@@ -7,7 +7,7 @@
 
 use crate::{Error, Result};
 use std::path::Path;
-use xelm_runtime::tokenizer::Vocabulary;
+use xelm_runtime::tokenizer::{Vocabulary, token_type};
 
 /// SentencePiece's types of pieces that XGLM's vocabularies have.
 mod piece_type {
@@ -15,6 +15,10 @@ mod piece_type {
     pub(super) const UNKNOWN: u64 = 2;
     pub(super) const CONTROL: u64 = 3;
 }
+
+/// The first pieces of the models that XGLM's vocabularies are made of.
+const SPECIAL: [(&str, u64); 3] =
+    [("<unk>", piece_type::UNKNOWN), ("<s>", piece_type::CONTROL), ("</s>", piece_type::CONTROL)];
 
 /// SentencePiece's number for a unigram model.
 const UNIGRAM: u64 = 1;
@@ -78,20 +82,76 @@ fn parse(bytes: &[u8]) -> std::result::Result<Vocabulary, &'static str> {
     if !(space_prefix && collapses) {
         return Err("it keeps spaces as they are; XGLM's vocabularies collapse them");
     }
-    let expected = [
-        ("<unk>", piece_type::UNKNOWN),
-        ("<s>", piece_type::CONTROL),
-        ("</s>", piece_type::CONTROL),
-    ];
-    let special = pieces.get(..expected.len()).ok_or("not a SentencePiece model")?;
-    if !special.iter().map(|(text, _, kind)| (text.as_str(), *kind)).eq(expected) {
+    let special = pieces.get(..SPECIAL.len()).ok_or("not a SentencePiece model")?;
+    if !special.iter().map(|(text, _, kind)| (text.as_str(), *kind)).eq(SPECIAL) {
         return Err("its first pieces are not <unk>, <s>, </s>, as in XGLM's vocabularies");
     }
-    let normal = pieces.split_off(expected.len());
+    let normal = pieces.split_off(SPECIAL.len());
     if normal.iter().any(|&(_, _, kind)| kind != piece_type::NORMAL) {
         return Err("it has pieces that are not normal ones, which the runtime does not know");
     }
     Ok(Vocabulary::new(normal.into_iter().map(|(text, score, _)| (text, score)), charsmap))
+}
+
+/// How many tokens XGLM has in place of [`SPECIAL`].
+const N_SPECIAL: usize = 4;
+
+/// A vocabulary as a SentencePiece model: what [`read`] reads. Made-up words at its end are left out.
+///
+/// # Errors
+/// The vocabulary is not in XGLM's order: the special tokens, the pieces, made-up words.
+pub fn write(vocabulary: &Vocabulary) -> Result<Vec<u8>> {
+    let is_normal = |kind: &i32| *kind == token_type::NORMAL;
+    let (special, kinds) = vocabulary.types.split_at_checked(N_SPECIAL).unwrap_or_default();
+    let n_pieces = kinds.iter().take_while(|kind| is_normal(kind)).count();
+    let is_ordered = !special.iter().chain(&kinds[n_pieces..]).any(is_normal);
+    if n_pieces == 0 || !is_ordered {
+        return Err(Error::usage(
+            "the vocabulary is not in XGLM's order: special tokens, then pieces",
+        ));
+    }
+    let special = SPECIAL.map(|(text, kind)| (text, 0.0, kind));
+    let pieces = vocabulary.tokens.iter().zip(&vocabulary.scores).skip(N_SPECIAL).take(n_pieces);
+    let pieces = pieces.map(|(text, score)| (text.as_str(), *score, piece_type::NORMAL));
+    let mut out = Vec::new();
+    for (text, score, kind) in special.into_iter().chain(pieces) {
+        let mut piece = Vec::new();
+        push_bytes(&mut piece, 1, text.as_bytes());
+        push_varint(&mut piece, 2 << 3 | 5);
+        piece.extend(score.to_le_bytes());
+        push_number(&mut piece, 3, kind);
+        push_bytes(&mut out, 1, &piece);
+    }
+    let mut trainer = Vec::new();
+    push_number(&mut trainer, 3, UNIGRAM);
+    push_number(&mut trainer, 4, (SPECIAL.len() + n_pieces) as u64);
+    push_bytes(&mut out, 2, &trainer);
+    let mut normalizer = Vec::new();
+    push_bytes(&mut normalizer, 2, &vocabulary.charsmap);
+    for flag in [3, 4, 5] {
+        push_number(&mut normalizer, flag, 1);
+    }
+    push_bytes(&mut out, 3, &normalizer);
+    Ok(out)
+}
+
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn push_number(out: &mut Vec<u8>, field: u64, value: u64) {
+    push_varint(out, field << 3);
+    push_varint(out, value);
+}
+
+fn push_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
+    push_varint(out, field << 3 | 2);
+    push_varint(out, bytes.len() as u64);
+    out.extend(bytes);
 }
 
 /// The value of a field.
@@ -197,6 +257,23 @@ mod tests {
         let whole: Vec<usize> = (0..bytes.len()).filter(|&n| parse(&bytes[..n]).is_ok()).collect();
         let ends = [3, 4, 5].map(|n| model(&PIECES[..n], &[]).len());
         assert_eq!(whole, ends);
+    }
+
+    #[test]
+    fn vocabularies_round_trip() {
+        let vocabulary = parse(&model(&PIECES, &[0x1a, 6, 0x12, 4, 1, 2, 3, 4])).unwrap();
+        let bytes = write(&vocabulary).unwrap();
+        let again = parse(&bytes).unwrap();
+        assert_eq!((&again.tokens, &again.scores), (&vocabulary.tokens, &vocabulary.scores));
+        assert_eq!((&again.types, &again.charsmap), (&vocabulary.types, &vocabulary.charsmap));
+        let mut longer = vocabulary.clone();
+        longer.tokens.push("<madeupword0>".into());
+        longer.scores.push(0.0);
+        longer.types.push(token_type::CONTROL);
+        assert!(write(&longer).unwrap() == bytes);
+        longer.types.swap(4, 6);
+        assert!(write(&longer).is_err());
+        assert!(write(&Vocabulary::default()).is_err());
     }
 
     #[test]
