@@ -9,7 +9,7 @@ use crate::run::{DENSE, RANDOM, SEED};
 use std::path::PathBuf;
 
 /// Points of a curve at most; those between are averaged.
-const MAX_POINTS: usize = 150;
+const MAX_POINTS: usize = 60;
 
 /// Losses of all jobs: of the shared models, then arm by arm.
 ///

@@ -3,8 +3,8 @@
 use super::html::{Cell, Section, escape, figure, paragraph, table};
 use super::plots::{Plot, Scale, Series, Style, short};
 use super::read::{Forgetting, LAPT, RunData};
-use super::results::REFERENCE;
-use super::study::{Study, label, rank};
+use super::results::{REFERENCE, cell};
+use super::study::{Arm, Stat, Study, label, rank};
 use crate::Result;
 use crate::run::{DENSE, SET};
 use std::fs;
@@ -25,7 +25,7 @@ pub(super) fn forgetting(study: &Study) -> Section {
     let mut body = String::new();
     for (name, run) in first_runs(study) {
         if let Some(forgetting) = run.chain().find_map(|run| run.forgetting.as_ref()) {
-            let map = heat_map(forgetting);
+            let map = heat_map(forgetting, run.languages());
             if !map.is_empty() {
                 body += &(heading(study, name) + &map);
             }
@@ -34,20 +34,23 @@ pub(super) fn forgetting(study: &Study) -> Section {
     if !body.is_empty() {
         body += &paragraph(
             "Change of bits per byte against the seed in per cent: blue is better, red is worse than \
-             before; an expert's own languages are framed.",
+             before; an expert's own languages are framed. Of arms with several seeds the first is shown.",
         );
     }
     let without = "no forgetting.json: `xelm eval forgetting` makes it.";
     Section::new("forgetting", "Forgetting", body, without)
 }
 
-fn heat_map(forgetting: &Forgetting) -> String {
-    let Forgetting { models, languages, own, scores, .. } = forgetting;
+/// In `order`, then other languages.
+fn heat_map(forgetting: &Forgetting, order: &[String]) -> String {
+    let Forgetting { models, own, scores, .. } = forgetting;
+    let mut languages = forgetting.languages.clone();
+    languages.sort_by_key(|l| order.iter().position(|known| known == l).unwrap_or(usize::MAX));
     let bpb = |model: &str, language: &str| scores.get(model)?.get(language)?.bpb;
     let mut rows = Vec::new();
     for model in models.iter().filter(|model| *model != REFERENCE) {
         let mut row = vec![Cell::text(model)];
-        for language in languages {
+        for language in &languages {
             let (Some(seed), Some(now)) = (bpb(REFERENCE, language), bpb(model, language)) else {
                 row.push(Cell::none());
                 continue;
@@ -78,26 +81,22 @@ fn heat_map(forgetting: &Forgetting) -> String {
 pub(super) fn adaptation(study: &Study) -> Section {
     let mut body = String::new();
     let columns = [REFERENCE, DENSE, LAPT, "expert"];
-    for (name, run) in first_runs(study).filter(|(_, run)| !run.adapted.is_empty()) {
-        body += &heading(study, name);
-        let value = |language: &str, column: &str| {
-            run.bpb(language, column).map_or_else(Cell::none, |x| Cell::number(format!("{x:.3}")))
+    for arm in &study.arms {
+        let Some((_, run)) = arm.runs.first().filter(|(_, run)| !run.adapted.is_empty()) else {
+            continue;
         };
+        body += &heading(study, &arm.name);
         let mut rows = Vec::new();
         for adapted in &run.adapted {
-            let best = [LAPT, "expert"].into_iter().filter_map(|c| run.bpb(&adapted.target, c));
-            let best = best.fold(f64::INFINITY, f64::min);
+            let stats = columns.map(|column| over_seeds(arm, &adapted.target, column));
+            let adapted_means = stats[2..].iter().flatten().map(|stat| stat.mean);
+            let best = adapted_means.fold(f64::INFINITY, f64::min);
             let from = format!("{}, of {}", adapted.donor, adapted.parent);
-            let mut row = vec![
-                Cell::text(&adapted.target),
-                Cell::text(&from),
-                Cell::number(adapted.round.to_string()),
-            ];
-            row.extend(columns.map(|column| match run.bpb(&adapted.target, column) {
-                Some(x) if x <= best && column != DENSE => {
-                    value(&adapted.target, column).class("best")
-                }
-                _ => value(&adapted.target, column),
+            let round = Cell::number(adapted.round.to_string());
+            let mut row = vec![Cell::text(&adapted.target), Cell::text(&from), round];
+            row.extend(stats.iter().enumerate().map(|(i, stat)| match stat {
+                Some(s) if i >= 2 && s.mean <= best => cell(*stat, 3).class("best"),
+                _ => cell(*stat, 3),
             }));
             row.push(Cell::text(&format!("{} ({})", adapted.id, adapted.languages.join(", "))));
             rows.push(row);
@@ -113,7 +112,7 @@ pub(super) fn adaptation(study: &Study) -> Section {
             "its id",
         ];
         body += &table(&head.map(str::to_owned), &rows, 0);
-        body += &old_languages(run);
+        body += &old_languages(arm, run);
     }
     if !body.is_empty() {
         body += &paragraph(
@@ -125,23 +124,27 @@ pub(super) fn adaptation(study: &Study) -> Section {
     Section::new("adaptation", "New languages", body, "no adapted.json: `xelm adapt` begins it.")
 }
 
+/// Bits per byte of a column on a language under all seeds of an arm.
+fn over_seeds(arm: &Arm, language: &str, column: &str) -> Option<Stat> {
+    let values: Vec<f64> =
+        arm.runs.iter().filter_map(|(_, run)| run.bpb(language, column)).collect();
+    Stat::of(&values)
+}
+
 /// What adaptation did to the languages that were there before.
-fn old_languages(run: &RunData) -> String {
-    let is_new = |language: &String| run.adapted.iter().any(|a| a.target == *language);
+fn old_languages(arm: &Arm, run: &RunData) -> String {
     let mut rows = Vec::new();
-    for language in run.evaluated().iter().filter(|l| !is_new(l)) {
-        let (Some(before), Some(after)) = (run.bpb(language, DENSE), run.bpb(language, LAPT))
-        else {
-            continue;
-        };
-        let change = 100.0 * (after / before - 1.0);
-        let expert = run.bpb(language, "expert");
+    for language in run.evaluated() {
+        let of = |column| over_seeds(arm, &language, column);
+        let (before, after) = (of(DENSE), of(LAPT));
+        let (Some(dense), Some(lapt)) = (before, after) else { continue };
+        let change = 100.0 * (lapt.mean / dense.mean - 1.0);
         rows.push(vec![
-            Cell::text(language),
-            Cell::number(format!("{before:.3}")),
-            Cell::number(format!("{after:.3}")),
+            Cell::text(&language),
+            cell(before, 3),
+            cell(after, 3),
             Cell::number(format!("{change:+.1} %")).tint(change / 20.0),
-            expert.map_or_else(Cell::none, |x| Cell::number(format!("{x:.3}"))),
+            cell(of("expert"), 3),
         ]);
     }
     if rows.is_empty() {
@@ -179,6 +182,7 @@ pub(super) fn tasks(study: &Study) -> Section {
                         cell
                     }
                 }));
+                cells.push(percent(results.majority.get(language).copied().flatten()));
                 let examples = row.values().filter_map(|a| a.examples).reduce(f64::max);
                 cells.push(examples.map_or_else(Cell::none, |n| Cell::number(format!("{n}"))));
                 rows.push(cells);
@@ -187,12 +191,12 @@ pub(super) fn tasks(study: &Study) -> Section {
                 let of = |model: &&String| percent(values.get(*model).copied().flatten());
                 let mut cells = vec![Cell::text(what)];
                 cells.extend(models.iter().map(of));
-                cells.push(Cell::text(""));
+                cells.extend([Cell::text(""), Cell::text("")]);
                 rows.push(cells);
             }
             let mut head = vec![String::new()];
             head.extend(models.iter().map(|model| label(model)));
-            head.push("examples".to_owned());
+            head.extend(["always the same answer", "examples"].map(str::to_owned));
             let several = study.arms.len() > 1;
             let title = if several { format!("{name}: {task}") } else { task.clone() };
             body += &format!("<h3>{}</h3>\n{}", escape(&title), table(&head, &rows, 2));
@@ -201,7 +205,7 @@ pub(super) fn tasks(study: &Study) -> Section {
     if !body.is_empty() {
         body += &paragraph(
             "Accuracy in per cent, with its standard error; the number behind a task's name is that of \
-             demonstrations. Win rate: share of the languages in which the model is the best, ties included.",
+             demonstrations. Of arms with several seeds the first is shown. Win rate: share of the languages in which the model is the best, ties included.",
         );
     }
     Section::new("tasks", "Tasks in context", body, "no icl.json: `xelm eval icl` makes it.")

@@ -13,7 +13,7 @@ const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(1, 2, 3);
 
 /// Colours that can be told apart and read on white and on black.
-const PALETTE: [(u8, u8, u8); 10] = [
+const PALETTE: [(u8, u8, u8); 16] = [
     (31, 119, 200),
     (224, 120, 20),
     (40, 150, 80),
@@ -24,6 +24,12 @@ const PALETTE: [(u8, u8, u8); 10] = [
     (120, 130, 140),
     (165, 160, 30),
     (20, 160, 180),
+    (70, 80, 190),
+    (190, 85, 20),
+    (100, 170, 40),
+    (160, 30, 100),
+    (185, 145, 90),
+    (85, 150, 135),
 ];
 
 fn colour(series: usize) -> RGBColor {

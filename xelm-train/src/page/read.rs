@@ -81,6 +81,8 @@ pub(super) struct Task {
     pub(super) languages: BTreeMap<String, BTreeMap<String, Accuracy>>,
     pub(super) mean: BTreeMap<String, Option<f64>>,
     pub(super) win_rate: BTreeMap<String, Option<f64>>,
+    /// Language → share of the most frequent answer.
+    pub(super) majority: BTreeMap<String, Option<f64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
