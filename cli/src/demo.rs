@@ -14,6 +14,7 @@ use xelm_runtime::mmap::ExpertFile;
 use xelm_runtime::sampler::SamplerOptions;
 use xelm_runtime::score::Written;
 use xelm_runtime::session::Mixing;
+use xelm_train::card::write_cards;
 use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{PplSettings, Table, evaluate_run};
 use xelm_train::job::Cadence;
@@ -136,6 +137,7 @@ impl Args {
         }
         done("packing and quantising", &mut report);
         let table = evaluate_run(&run, &PplSettings::default(), &mut report)?;
+        write_cards(&run)?;
         done("evaluation", &mut report);
         let samples = self.samples(&run, &clusters, threads)?;
         done("samples", &mut report);

@@ -5,6 +5,7 @@
 
 mod adapt;
 mod average;
+mod card;
 mod cluster;
 mod demo;
 mod device;
@@ -77,6 +78,7 @@ enum Command {
     #[command(subcommand)]
     Launch(launch::Command),
     Pack(pack::Args),
+    Card(card::Args),
     Quantize(quantize::Args),
     #[command(subcommand)]
     Set(set::Command),
@@ -130,6 +132,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Experiment(args) => args.run(threads),
         Command::Launch(command) => command.run(),
         Command::Pack(args) => args.run(),
+        Command::Card(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),

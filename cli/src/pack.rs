@@ -1,5 +1,6 @@
 //! `xelm pack`
 
+use crate::card::WordsArgs;
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     /// Bytes of the set's router at most.
     #[arg(long, default_value_t = DeviceSize::default().max_bytes, value_name = "N")]
     router_bytes: usize,
+    #[command(flatten)]
+    words: WordsArgs,
     /// Print the files as JSON.
     #[arg(long)]
     json: bool,
@@ -34,7 +37,9 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let size = DeviceSize { max_terms: self.router_terms, max_bytes: self.router_bytes };
         let options = PackOptions { router: Some((size, Settings::default())) };
-        let packed = pack(&Run::open(&self.run)?, &options, &mut Progress::new())?;
+        let run = Run::open(&self.run)?;
+        self.words.words().record(&run)?;
+        let packed = pack(&run, &options, &mut Progress::new())?;
         if self.json {
             let files: Vec<_> = packed
                 .files

@@ -4,6 +4,7 @@ use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
 use xelm_quantize::{Recipe, quantize_file, quantize_set};
+use xelm_train::card::carry_card;
 
 /// Quantises an expert file, or every expert of a set.
 ///
@@ -41,7 +42,10 @@ impl Args {
         let sizes = match (&self.expert, &self.set) {
             (Some(file), _) => quantize_file(file, &self.out, self.recipe)?,
             (None, set) => {
-                quantize_set(set.as_deref().unwrap_or(&self.out), &self.out, self.recipe)?
+                let set = set.as_deref().unwrap_or(&self.out);
+                let sizes = quantize_set(set, &self.out, self.recipe)?;
+                carry_card(set, &self.out)?;
+                sizes
             }
         };
         if self.json {

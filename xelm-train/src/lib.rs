@@ -14,6 +14,7 @@
 
 pub mod average;
 pub mod backend;
+pub mod card;
 pub mod checkpoint;
 pub mod corpus;
 mod error;

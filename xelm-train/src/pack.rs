@@ -1,5 +1,6 @@
 //! Packing: checkpoints become expert files, and these a set (`docs/formats.md`).
 
+use crate::card::write_card;
 use crate::checkpoint::CheckpointInfo;
 use crate::job::{CHECKPOINT, JobSpec};
 use crate::report::Report;
@@ -92,6 +93,8 @@ pub fn pack(run: &Run, options: &PackOptions, report: &mut dyn Report) -> Result
             files.push((path, size));
         }
     }
+    let card = write_card(run, &folder)?;
+    files.push((card.clone(), size_of(&card)?));
     Ok(Packed { folder, files, router })
 }
 

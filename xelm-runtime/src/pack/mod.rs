@@ -126,6 +126,9 @@ impl SetFolder {
     }
 }
 
+/// Name of the model card in a set's folder: words for people, no part of the set.
+pub const CARD: &str = "README.md";
+
 /// File in a set's folder whose lock a writer holds.
 const LOCK: &str = "lock";
 

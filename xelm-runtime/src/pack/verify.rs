@@ -1,7 +1,7 @@
 //! Checking a whole folder.
 
 use super::manifest::{MANIFEST, manifest};
-use super::{Error, LOCK, Result, SetFolder};
+use super::{CARD, Error, LOCK, Result, SetFolder};
 use crate::error;
 use crate::mmap::MappedFile;
 use crate::set::{SET_FILE, Set, keys};
@@ -62,7 +62,8 @@ pub fn verify(folder: &Path) -> Result<Vec<Checked>> {
     }
     let entries = fs::read_dir(folder).map_err(Error::at(folder))?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut others: Vec<String> = names.filter(|name| name != LOCK && name != MANIFEST).collect();
+    let no_part = [LOCK, MANIFEST, CARD];
+    let mut others: Vec<String> = names.filter(|name| !no_part.contains(&name.as_str())).collect();
     others.retain(|name| found.iter().all(|checked| checked.file != *name));
     others.sort();
     found.extend(others.into_iter().map(|file| Checked { file, state: State::Unlisted }));

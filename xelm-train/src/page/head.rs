@@ -1,6 +1,6 @@
 //! The head of the page: what was run, on what, and how the numbers were taken.
 
-use super::html::{Cell, Section, escape, facts, paragraph, table};
+use super::html::{Cell, Section, facts, paragraph, table};
 use super::plots::short;
 use super::read::{LAPT, RunData};
 use super::study::{Study, plain};
@@ -22,8 +22,11 @@ pub(super) fn head(study: &Study, command: &str) -> String {
     }
     let seeds: Vec<String> = study.seeds().into_iter().flatten().map(|s| s.to_string()).collect();
     add("seeds of randomness", seeds.join(", "));
-    let runs: Vec<String> = study.runs().map(|run| run.root.display().to_string()).collect();
-    add("run directories", runs.join(", "));
+    // An experiment names its runs by their arms.
+    if study.config.is_null() {
+        let runs: Vec<String> = study.runs().map(|run| run.root.display().to_string()).collect();
+        add("run directories", runs.join(", "));
+    }
     add("page made by", command.to_owned());
     let mut out = facts(&lines);
     if let Value::Object(fields) = &study.config {
@@ -93,27 +96,32 @@ pub(super) fn training(study: &Study) -> Section {
     Section::new("training", "Training", body, "no job has begun.")
 }
 
-/// How the numbers were taken.
+/// How the numbers were taken: the evaluations' protocols, each field with all values that it has.
 pub(super) fn protocol(study: &Study) -> Section {
-    let mut protocols: Vec<&Value> = Vec::new();
+    let mut fields: Vec<(String, Vec<String>)> = Vec::new();
+    let mut add = |name: &str, value: &Value| {
+        let value = plain(value);
+        match fields.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) if values.contains(&value) => {}
+            Some((_, values)) => values.push(value),
+            None => fields.push((name.to_owned(), vec![value])),
+        }
+    };
     for run in study.runs().flat_map(RunData::chain) {
-        let protocol = &run.eval.protocol;
-        if !protocol.is_null() && !protocols.contains(&protocol) {
-            protocols.push(protocol);
+        match &run.eval.protocol {
+            Value::Null => {}
+            Value::Object(protocol) => protocol.iter().for_each(|(name, value)| add(name, value)),
+            other => add("protocol", other),
         }
     }
-    let show = |protocol: &&Value| match protocol {
-        Value::Object(fields) => {
-            facts(&fields.iter().map(|(name, v)| (name.clone(), plain(v))).collect::<Vec<_>>())
-        }
-        other => format!("<p>{}</p>\n", escape(&plain(other))),
-    };
-    let mut body: String = protocols.iter().map(show).collect();
-    if !body.is_empty() {
-        body += &paragraph(
-            "Bits per byte are total nats / ln 2 / UTF-8 bytes of the scored text and can be compared \
-             between vocabularies; perplexity is per token and cannot.",
-        );
+    let lines: Vec<_> = fields.into_iter().map(|(name, all)| (name, all.join("; "))).collect();
+    let mut body = String::new();
+    if !lines.is_empty() {
+        body = facts(&lines)
+            + &paragraph(
+                "Bits per byte are total nats / ln 2 / UTF-8 bytes of the scored text and can be compared \
+                 between vocabularies; perplexity is per token and cannot.",
+            );
     }
     Section::new("protocol", "How the numbers were taken", body, "eval.json states no protocol.")
 }

@@ -1,10 +1,10 @@
 //! What becomes of the models beyond their own languages: forgetting, adaptation, tasks, small files.
 
 use super::html::{Cell, Section, escape, figure, paragraph, table};
-use super::plots::{Plot, Scale, Series, Style};
+use super::plots::{Plot, Scale, Series, Style, short};
 use super::read::{Forgetting, LAPT, RunData};
 use super::results::REFERENCE;
-use super::study::{Study, label};
+use super::study::{Study, label, rank};
 use crate::Result;
 use crate::run::{DENSE, SET};
 use std::fs;
@@ -30,6 +30,12 @@ pub(super) fn forgetting(study: &Study) -> Section {
                 body += &(heading(study, name) + &map);
             }
         }
+    }
+    if !body.is_empty() {
+        body += &paragraph(
+            "Change of bits per byte against the seed in per cent: blue is better, red is worse than \
+             before; an expert's own languages are framed.",
+        );
     }
     let without = "no forgetting.json: `xelm eval forgetting` makes it.";
     Section::new("forgetting", "Forgetting", body, without)
@@ -61,8 +67,7 @@ fn heat_map(forgetting: &Forgetting) -> String {
     let percent = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{:.1} %", 100.0 * x));
     table(&head, &rows, 0)
         + &paragraph(&format!(
-            "Change of bits per byte against the seed in per cent: blue is better, red is worse than before; \
-             an expert's own languages are framed. {} of all cells are worse than the seed, {} of those \
+            "{} of all cells are worse than the seed, {} of those \
              outside the experts' own languages.",
             percent(forgetting.share_worse),
             percent(forgetting.share_worse_off_language)
@@ -154,7 +159,7 @@ pub(super) fn tasks(study: &Study) -> Section {
         for (task, results) in icl.into_iter().flatten() {
             let mut models: Vec<&String> = results.mean.keys().collect();
             models.extend(results.languages.values().flat_map(|row| row.keys()));
-            models.sort_unstable();
+            models.sort_unstable_by_key(|model| (rank(model), *model));
             models.dedup();
             let percent = |x: Option<f64>| {
                 x.map_or_else(Cell::none, |x| Cell::number(format!("{:.1}", 100.0 * x)))
@@ -209,50 +214,42 @@ pub(super) fn tasks(study: &Study) -> Section {
 pub(super) fn quantised(study: &Study) -> Result<Section> {
     let mut body = String::new();
     for (name, run) in first_runs(study) {
-        let mut rows = Vec::new();
-        let mut points = Vec::new();
-        let mut labels = Vec::new();
-        let full = run.columns().contains(&"expert").then(|| mean_of(run, "expert")).flatten();
+        let mut sets: Vec<(u64, f64, String)> = Vec::new();
         for column in run.columns().into_iter().filter(|c| c.starts_with("expert")) {
             let kind = column.strip_prefix("expert_");
             let folder = kind.map_or(SET.to_owned(), |kind| format!("{SET}-{kind}"));
             let bytes = run.find(&folder).map(|folder| gguf_bytes(&folder)).filter(|n| *n > 0);
-            let (Some(bytes), Some(bpb)) = (bytes, mean_of(run, column)) else { continue };
-            let megabytes = bytes as f64 / 1e6;
-            let kind = kind.unwrap_or("f32");
-            let change = full.map(|full| format!("{:+.3} %", 100.0 * (bpb / full - 1.0)));
-            points.push((megabytes, bpb));
-            labels.push((megabytes, bpb, kind.to_owned()));
-            rows.push((
-                bytes,
-                vec![
-                    Cell::text(kind),
-                    Cell::number(format!("{megabytes:.1} MB")),
-                    Cell::number(format!("{bpb:.4}")),
-                    change.map_or_else(Cell::none, Cell::number),
-                ],
-            ));
+            if let (Some(bytes), Some(bpb)) = (bytes, mean_of(run, column)) {
+                sets.push((bytes, bpb, kind.unwrap_or("f32").to_owned()));
+            }
         }
-        if rows.is_empty() {
+        if sets.len() < 2 {
             continue;
         }
-        rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        sets.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        let (_, largest, _) = sets[0];
+        let row = |(bytes, bpb, kind): &(u64, f64, String)| {
+            let change = 100.0 * (bpb / largest - 1.0);
+            let (size, bpb) = (short(*bytes as f64), format!("{bpb:.4}"));
+            let numbers = [format!("{size}B"), bpb, format!("{change:+.3} %")];
+            std::iter::once(Cell::text(kind)).chain(numbers.map(Cell::number)).collect()
+        };
+        let rows: Vec<Vec<Cell>> = sets.iter().map(row).collect();
         let head = ["weights", "size of the set", "mean bits per byte", "change"];
         body += &(heading(study, name) + &table(&head.map(str::to_owned), &rows, 0));
-        if points.len() > 1 {
-            let plot = Plot {
-                about: "mean bits per byte against the size of the set",
-                x: "megabytes of all files of the set",
-                y: "mean bits per byte",
-                scale: Scale::Linear,
-                series: vec![Series { colour: 0, style: Style::Points, points }],
-                labels,
-            };
-            body += &figure(&plot.draw()?, &[], "Quality of the set against its size.");
-        }
+        let points = sets.iter().map(|(bytes, bpb, _)| (*bytes as f64, *bpb)).collect();
+        let label = |(bytes, bpb, kind): (u64, f64, String)| (bytes as f64, bpb, kind);
+        let plot = Plot {
+            about: "mean bits per byte against the size of the set",
+            x: "bytes of all files of the set",
+            y: "mean bits per byte",
+            scale: Scale::Linear,
+            series: vec![Series { colour: 0, style: Style::Points, points }],
+            labels: sets.into_iter().map(label).collect(),
+        };
+        body += &figure(&plot.draw()?, &[], "Quality of the set against its size.");
     }
-    let without = "no evaluated sets at hand.";
+    let without = "fewer than two evaluated sets are at hand.";
     Ok(Section::new("quantised", "Size and quality", body, without))
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Series {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
-    /// Points are binary logarithms, and only whole ones are labelled.
+    /// Points are binary logarithms; each that occurs is labelled, and no other.
     Log2,
     /// Points are decimal logarithms.
     Log10,
@@ -110,31 +110,31 @@ impl Plot<'_> {
         ys: Range<f64>,
     ) -> std::result::Result<(), Box<dyn std::error::Error + '_>> {
         let decimals = decimals(&ys);
-        let step = |x: &f64| match self.scale {
+        let number = |x: &f64| match self.scale {
             Scale::Linear => short(*x),
             Scale::Log10 => short(10_f64.powf(*x)),
-            Scale::Log2 if (x - x.round()).abs() > 1e-6 => String::new(),
-            Scale::Log2 => short(x.exp2()),
+            Scale::Log2 => String::new(),
         };
+        let floor = ys.start;
         let area = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin_top(12)
             .margin_right(24)
-            .x_label_area_size(46)
-            .y_label_area_size(64)
+            .x_label_area_size(52)
+            .y_label_area_size(76)
             .build_cartesian_2d(xs, ys)
             .map_err(|e| e.to_string())?;
-        let text = (FONT, 14).into_font().color(&INK);
+        let text = (FONT, 17).into_font().color(&INK);
         chart
             .configure_mesh()
             .x_desc(self.x)
             .y_desc(self.y)
-            .x_labels(8)
+            .x_labels(if self.scale == Scale::Log2 { 0 } else { 8 })
             .y_labels(7)
-            .x_label_formatter(&step)
+            .x_label_formatter(&number)
             .y_label_formatter(&|y| format!("{y:.decimals$}"))
             .label_style(text.clone())
-            .axis_desc_style(text)
+            .axis_desc_style(text.clone())
             .axis_style(INK.mix(0.6))
             .bold_line_style(INK.mix(0.14))
             .light_line_style(INK.mix(0.0))
@@ -161,7 +161,20 @@ impl Plot<'_> {
                 chart.draw_series(points.map(dot)).map_err(|e| e.to_string())?;
             }
         }
-        let style = (FONT, 12).into_font().color(&INK);
+        if self.scale == Scale::Log2 {
+            let mut ticks: Vec<f64> =
+                self.series.iter().flat_map(|s| &s.points).map(|p| p.0).collect();
+            ticks.sort_by(f64::total_cmp);
+            ticks.dedup();
+            let below = text.pos(Pos::new(HPos::Center, VPos::Top));
+            for x in ticks {
+                let (at, bottom) = chart.backend_coord(&(x, floor));
+                let label = short(x.exp2().round());
+                area.draw(&Text::new(label, (at, bottom + 6), below.clone()))
+                    .map_err(|e| e.to_string())?;
+            }
+        }
+        let style = (FONT, 15).into_font().color(&INK);
         let mut taken: Vec<Box2> = Vec::new();
         for (x, y, label) in self.labels.iter().filter(|l| l.0.is_finite() && l.1.is_finite()) {
             let at = chart.backend_coord(&(*x, *y));
@@ -181,17 +194,17 @@ type Box2 = (i32, i32, i32, i32);
 
 /// Where a label beside the point `at` covers neither another nor the edge: right of it, left, above, below.
 fn free_place(at: (i32, i32), label: &str, taken: &mut Vec<Box2>) -> Option<((i32, i32), Pos)> {
-    let wide = 4 + 7 * label.chars().count() as i32;
+    let wide = 4 + 8 * label.chars().count() as i32;
     let (x, y) = at;
     let places = [
         ((x + 6, y), HPos::Left, (x + 6, y - 7, x + 6 + wide, y + 7)),
         ((x - 6, y), HPos::Right, (x - 6 - wide, y - 7, x - 6, y + 7)),
-        ((x, y - 12), HPos::Center, (x - wide / 2, y - 19, x + wide / 2, y - 5)),
-        ((x, y + 12), HPos::Center, (x - wide / 2, y + 5, x + wide / 2, y + 19)),
+        ((x, y - 15), HPos::Center, (x - wide / 2, y - 22, x + wide / 2, y - 8)),
+        ((x, y + 15), HPos::Center, (x - wide / 2, y + 8, x + wide / 2, y + 22)),
     ];
     let apart = |a: &Box2, b: &Box2| a.2 < b.0 || b.2 < a.0 || a.3 < b.1 || b.3 < a.1;
     let (place, side, covered) = places.into_iter().find(|(_, _, covered)| {
-        covered.0 >= 60 && covered.2 <= WIDTH as i32 && taken.iter().all(|t| apart(t, covered))
+        covered.0 >= 76 && covered.2 <= WIDTH as i32 && taken.iter().all(|t| apart(t, covered))
     })?;
     taken.push(covered);
     Some((place, Pos::new(side, VPos::Center)))

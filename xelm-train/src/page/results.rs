@@ -10,8 +10,12 @@ use crate::run::{DENSE, SEED};
 /// The cell of a number: its mean, and where its values lie if there are several.
 pub(super) fn cell(stat: Option<Stat>, decimals: usize) -> Cell {
     let Some(stat) = stat else { return Cell::none() };
-    let range = format!("{:.decimals$}–{:.decimals$}", stat.min, stat.max);
-    Cell::number(format!("{:.decimals$}", stat.mean)).with_range((stat.n > 1).then_some(range))
+    // Five digits are enough to compare by; perplexities may be large.
+    let digits = stat.max.abs().max(1.0).log10() as usize;
+    let decimals = decimals.min(4usize.saturating_sub(digits));
+    let [mean, min, max] = [stat.mean, stat.min, stat.max].map(|x| format!("{x:.decimals$}"));
+    let range = (stat.n > 1 && min != max).then(|| format!("{min}–{max}"));
+    Cell::number(mean).with_range(range)
 }
 
 /// A row of numbers with the least marked.
@@ -92,11 +96,7 @@ pub(super) fn languages(study: &Study) -> Section {
 }
 
 fn wins(stat: Option<Stat>) -> Cell {
-    let decimals = usize::from(stat.is_some_and(|s| s.mean.fract() != 0.0));
-    let range = stat.filter(|s| s.n > 1).map(|s| format!("{}–{}", s.min, s.max));
-    stat.map_or_else(Cell::none, |s| {
-        Cell::number(format!("{:.decimals$}", s.mean)).with_range(range)
-    })
+    cell(stat, usize::from(stat.is_some_and(|stat| stat.mean.fract() != 0.0)))
 }
 
 /// The arms beside each other: mean bits per byte, and that against the number of experts.
@@ -111,13 +111,14 @@ pub(super) fn arms(study: &Study) -> Result<Section> {
     let mut rows = Vec::new();
     for column in &columns {
         let Some(bpb) = study.mean(column, &languages, Measure::Bpb) else { continue };
-        let gain = dense.map(|dense| 100.0 * (1.0 - bpb.mean / dense.mean));
+        let other = column.name != DENSE;
+        let gain = dense.filter(|_| other).map(|dense| 100.0 * (1.0 - bpb.mean / dense.mean));
         rows.push(vec![
             Cell::text(&column.label),
             cell(Some(bpb), 4),
             cell(study.mean(column, &languages, Measure::Ppl), 2),
             gain.map_or_else(Cell::none, |gain| Cell::number(format!("{gain:+.2} %"))),
-            wins(study.wins(column, &languages)),
+            wins(study.wins(column, &languages).filter(|_| other)),
         ]);
     }
     let mut body = String::new();
@@ -147,6 +148,7 @@ fn by_k(study: &Study, columns: &[Column], dense: Option<Stat>) -> Result<String
         (Kind::Tfidf, "expert", "TF-IDF, expert of the language"),
         (Kind::Tfidf, "ensemble_all", "TF-IDF, ensemble of all"),
         (Kind::Typology, "ensemble_all", "typology, ensemble of all"),
+        (Kind::Random, "expert", "random split"),
     ];
     let mut series = Vec::new();
     let mut legend = Vec::new();

@@ -322,6 +322,12 @@ pub(super) fn label(column: &str) -> String {
     }
 }
 
+/// The place of a column in tables: baselines, experts, their mixtures, others.
+pub(super) fn rank(column: &str) -> usize {
+    let order = [SEED, DENSE, RANDOM, LAPT, "expert", "ensemble_1", "ensemble_2", "ensemble_4"];
+    order.iter().position(|known| *known == column).unwrap_or(order.len())
+}
+
 /// A JSON value as a person would write it.
 pub(super) fn plain(value: &Value) -> String {
     match value {

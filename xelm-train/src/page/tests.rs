@@ -228,12 +228,12 @@ fn check(page: &str) {
             Event::Eof => break,
             _ => continue,
         };
-        let name = String::from_utf8_lossy(tag.name().as_ref()).into_owned();
+        let name = tag.name().as_ref().to_owned();
         assert!(!["script", "link", "iframe", "object", "img", "base"].contains(&name.as_str()));
         for attribute in tag.attributes() {
             let attribute = attribute.unwrap();
-            let key = String::from_utf8_lossy(attribute.key.as_ref()).to_lowercase();
-            let value = String::from_utf8_lossy(&attribute.value).to_lowercase();
+            let key = attribute.key.as_ref().to_lowercase();
+            let value = attribute.value.to_lowercase();
             assert!(!key.starts_with("on") && key != "src", "{name} {key}");
             assert!(key != "href" || value.starts_with('#'), "{value}");
             assert!(!value.contains("url("), "{value}");
@@ -301,7 +301,7 @@ fn numbers_of_the_tables() {
         "<td class=\"best\">1.750<small>1.500–2.000</small></td>",
         "<td class=\"best\">1.250<small>1.000–1.500</small></td>",
         "<td class=\"best\">1.625<small>1.375–1.875</small></td>",
-        "<td>1<small>1–1</small></td>",
+        "<td>1</td>",
         "<td>+7.14 %</td>",
     ] {
         let plain =
@@ -313,7 +313,7 @@ fn numbers_of_the_tables() {
 #[test]
 fn names_from_outside_stay_text() {
     let folder = tempfile::tempdir().unwrap();
-    let nasty = ["<script>alert(1)</script>", "\"><img src=x onerror=y>", "&amp;", "'\u{0}\u{7f}"];
+    let nasty = ["<script>alert(1)</script>", "\"><img src=x onerror=y>", "&amp;", "'\u{1}\u{7f}"];
     base(folder.path(), &nasty, 1);
     arm(folder.path(), &nasty, 2, false, 1, None);
     extras(folder.path());
