@@ -12,7 +12,7 @@ pub(super) fn shares(study: &Study) -> Section {
     let mut body = String::new();
     for arm in &study.arms {
         let Some((_, run)) = arm.runs.first() else { continue };
-        let Some((unit, languages, table)) = parts(run) else { continue };
+        let Some(Parts { unit, languages, table }) = parts(run) else { continue };
         body += &format!("<h3>{} ({unit})</h3>\n<div class=\"bars\">\n", escape(&arm.name));
         for (cluster, parts) in run.clusters.iter().zip(&table) {
             body += &bar(&cluster.id, &languages, parts);
@@ -28,8 +28,16 @@ pub(super) fn shares(study: &Study) -> Section {
     Section::new("clusters", "Languages of the clusters", body, "no clusters with known sizes.")
 }
 
-/// What is counted, the languages, and cluster by cluster how much each has.
-fn parts(run: &RunData) -> Option<(&'static str, Vec<String>, Vec<Vec<u64>>)> {
+/// What clusters are made of.
+struct Parts {
+    /// What is counted.
+    unit: &'static str,
+    languages: Vec<String>,
+    /// Cluster by cluster, how much of each language.
+    table: Vec<Vec<u64>>,
+}
+
+fn parts(run: &RunData) -> Option<Parts> {
     let clusters = &run.clusters;
     if clusters.iter().any(|c| c.documents.is_some()) {
         let path = run.find(ASSIGNMENT)?;
@@ -38,7 +46,8 @@ fn parts(run: &RunData) -> Option<(&'static str, Vec<String>, Vec<Vec<u64>>)> {
         let sizes: Vec<Vec<usize>> =
             assignment.languages.values().map(|l| l.sizes(clusters.len())).collect();
         let of = |cluster: usize| sizes.iter().map(|sizes| sizes[cluster] as u64).collect();
-        return Some(("documents", languages, (0..clusters.len()).map(of).collect()));
+        let table = (0..clusters.len()).map(of).collect();
+        return Some(Parts { unit: "documents", languages, table });
     }
     let languages: Vec<String> = clusters.iter().flat_map(|c| c.languages.clone()).collect();
     let tokens: Option<Vec<u64>> = languages.iter().map(|l| run.tokens(l)).collect();
@@ -50,7 +59,7 @@ fn parts(run: &RunData) -> Option<(&'static str, Vec<String>, Vec<Vec<u64>>)> {
         languages.iter().zip(&tokens).map(of).collect()
     });
     let table = table.collect();
-    Some(("tokens", languages, table))
+    Some(Parts { unit: "tokens", languages, table })
 }
 
 fn bar(id: &str, languages: &[String], parts: &[u64]) -> String {
