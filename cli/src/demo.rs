@@ -17,7 +17,7 @@ use xelm_runtime::session::Mixing;
 use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{PplSettings, Table, evaluate_run};
 use xelm_train::pack::pack;
-use xelm_train::report::Report;
+use xelm_train::report::{Report, Silent};
 use xelm_train::run::{Branch, Run, SET};
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
 use xelm_train::tfidf::DeviceSize;
@@ -134,7 +134,7 @@ impl Args {
             sizes.push((name.clone(), folder_size(&run.path(&name))?));
         }
         done("packing and quantising", &mut report);
-        let table = evaluate_run(&run, &PplSettings::default(), &mut report)?;
+        let table = evaluate_run(&run, &PplSettings::default(), &mut Silent)?;
         done("evaluation", &mut report);
         let samples = self.samples(&run, &clusters, threads)?;
         done("samples", &mut report);
