@@ -10,12 +10,14 @@ use crate::tfidf::Assignment;
 /// Shares of the languages in each cluster, as stacked bars.
 pub(super) fn shares(study: &Study) -> Section {
     let mut body = String::new();
+    // A language has the same colour in all arms.
+    let order = study.first().map_or(&[][..], RunData::languages);
     for arm in &study.arms {
         let Some((_, run)) = arm.runs.first() else { continue };
-        let Some(Parts { unit, languages, table }) = parts(run) else { continue };
+        let Some(Parts { unit, languages, sizes }) = parts(run) else { continue };
         body += &format!("<h3>{} ({unit})</h3>\n<div class=\"bars\">\n", escape(&arm.name));
-        for (cluster, parts) in run.clusters.iter().zip(&table) {
-            body += &bar(&cluster.id, &languages, parts);
+        for (cluster, parts) in run.clusters.iter().zip(&sizes) {
+            body += &bar(&cluster.id, &languages, parts, order);
         }
         body += "</div>\n";
     }
@@ -28,13 +30,13 @@ pub(super) fn shares(study: &Study) -> Section {
     Section::new("clusters", "Languages of the clusters", body, "no clusters with known sizes.")
 }
 
-/// What clusters are made of.
+/// What the clusters of a run consist of.
 struct Parts {
     /// What is counted.
     unit: &'static str,
     languages: Vec<String>,
-    /// Cluster by cluster, how much of each language.
-    table: Vec<Vec<u64>>,
+    /// By cluster, then by language.
+    sizes: Vec<Vec<u64>>,
 }
 
 fn parts(run: &RunData) -> Option<Parts> {
@@ -46,8 +48,8 @@ fn parts(run: &RunData) -> Option<Parts> {
         let sizes: Vec<Vec<usize>> =
             assignment.languages.values().map(|l| l.sizes(clusters.len())).collect();
         let of = |cluster: usize| sizes.iter().map(|sizes| sizes[cluster] as u64).collect();
-        let table = (0..clusters.len()).map(of).collect();
-        return Some(Parts { unit: "documents", languages, table });
+        let sizes = (0..clusters.len()).map(of).collect();
+        return Some(Parts { unit: "documents", languages, sizes });
     }
     let languages: Vec<String> = clusters.iter().flat_map(|c| c.languages.clone()).collect();
     let tokens: Option<Vec<u64>> = languages.iter().map(|l| run.tokens(l)).collect();
@@ -58,11 +60,11 @@ fn parts(run: &RunData) -> Option<Parts> {
         };
         languages.iter().zip(&tokens).map(of).collect()
     });
-    let table = table.collect();
-    Some(Parts { unit: "tokens", languages, table })
+    let sizes = table.collect();
+    Some(Parts { unit: "tokens", languages, sizes })
 }
 
-fn bar(id: &str, languages: &[String], parts: &[u64]) -> String {
+fn bar(id: &str, languages: &[String], parts: &[u64], order: &[String]) -> String {
     let all: u64 = parts.iter().sum();
     let mut out =
         format!("<b>{} <small>{}</small></b><div class=\"bar\">", escape(id), short(all as f64));
@@ -72,7 +74,8 @@ fn bar(id: &str, languages: &[String], parts: &[u64]) -> String {
         }
         let percent = 100.0 * part as f64 / all as f64;
         // Neighbours in the list are far apart in hue; white is readable on all of them.
-        let hue = (i * 137 + 210) % 360;
+        let place = order.iter().position(|known| known == language).unwrap_or(i);
+        let hue = (place * 137 + 210) % 360;
         let name = if percent >= 5.0 { escape(language) } else { String::new() };
         out += &format!(
             "<span style=\"width:{percent:.2}%;background:hsl({hue} 50% 36%)\" title=\"{} {percent:.1} %\">{name}</span>",
