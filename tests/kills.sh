@@ -16,7 +16,7 @@ xelm=${XELM_PROGRAM:-target/release/xelm}
 rm -rf "$cache"
 mkdir -p "$cache"
 
-"$xelm" demo --out "$cache/base" --vocab-size 900 --n-layer 2 --n-embd 32 --n-head 2 --n-ctx 32 --batch 8 \
+"$xelm" demo --out "$cache/base" --vocab-size 2000 --n-layer 2 --n-embd 32 --n-head 2 --n-ctx 32 --batch 8 \
     --seed-steps 20 --branch-steps 1 > "$cache/demo.log" 2>&1
 for run in whole killed; do
     "$xelm" cluster typology --run "$cache/$run" --base "$cache/base" --k 4 > /dev/null

@@ -118,8 +118,12 @@ def main():
     arms = {
         "xelm f32": ([program, threads, cache / "model", cache / "batches.u32"], {}),
         "torch f32": ([*torch, "f32"], {}),
-        "torch bf16 autocast": ([*torch, "bf16"], {}),
     }
+    # Without instructions for it, bf16 is emulated, and slower than f32 by far.
+    if any(flag in pathlib.Path("/proc/cpuinfo").read_text() for flag in ["avx512_bf16", "amx_bf16"]):
+        arms["torch bf16 autocast"] = ([*torch, "bf16"], {})
+    else:
+        print("skipped: bf16 (the processor has no instructions for it)")
     if preload:
         arms["torch f32, MKL with AVX-512"] = ([*torch, "f32"], {"LD_PRELOAD": preload})
     rates = {name: [] for name in arms}

@@ -19,7 +19,7 @@ use xelm_train::corpus::{BadInput, write_bundled};
 use xelm_train::evaluate::{PplSettings, Table, evaluate_run};
 use xelm_train::job::Cadence;
 use xelm_train::pack::{PackOptions, pack};
-use xelm_train::report::Report;
+use xelm_train::report::{Report, Silent};
 use xelm_train::run::{Branch, Run, SET};
 use xelm_train::settings::{ModelSettings, Preset, Schedule, TrainSettings};
 use xelm_train::typology::Cluster;
@@ -136,7 +136,7 @@ impl Args {
             sizes.push((name.clone(), folder_size(&run.path(&name))?));
         }
         done("packing and quantising", &mut report);
-        let table = evaluate_run(&run, &PplSettings::default(), &mut report)?;
+        let table = evaluate_run(&run, &PplSettings::default(), &mut Silent)?;
         write_cards(&run)?;
         done("evaluation", &mut report);
         let samples = self.samples(&run, &clusters, threads)?;

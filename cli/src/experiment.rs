@@ -8,6 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::SystemTime;
 use xelm_quantize::{Recipe, quantize_set};
+use xelm_train::card::write_cards;
 use xelm_train::experiment::{Config, Experiment};
 use xelm_train::page::{Subject, write_page};
 use xelm_train::report::Report;
@@ -56,6 +57,9 @@ impl Args {
             }
         }
         experiment.evaluate(&repetitions, &mut Progress::lines())?;
+        for (_, run) in repetitions.iter().flat_map(|repetition| &repetition.arms) {
+            write_cards(run)?;
+        }
         let about = json!({
             "command": command_line(),
             "machine": format!("{}, {threads} threads", processor()),

@@ -15,20 +15,22 @@ pub(crate) enum Command {
     Kubernetes(KubernetesArgs),
 }
 
-/// Writes the script of a SLURM job array that trains a run's experts, one a task. Nothing is started: give the
-/// script to sbatch.
+/// Writes the script of a SLURM job array that trains a run's experts, one a task.
 ///
-///   xelm launch slurm --run RUN --cpus 16 --time 1440 --out train.sbatch -- --steps 20000 --preset paper
+/// Nothing is started: give the script to sbatch.
+///
+///   xelm launch slurm --run RUN --cpus 16 --time 1440 --out train.sbatch
+///     -- --steps 20000 --preset paper
 ///   sbatch train.sbatch
 ///   xelm pack --run RUN
 ///
-/// The flags after -- are those of `xelm train`; they are checked here. The run directory lies on a disk that
-/// all machines share; where it has another path there, name it with --run-there. Its tokens should be made
-/// first (`xelm train --dry-run` does), or every task makes them.
+/// The flags after -- are those of `xelm train`; they are checked here. The run directory lies on
+/// a disk that all machines share; where it has another path there, name it with --run-there. Its
+/// tokens should be made first (`xelm train --dry-run` does), or every task makes them.
 ///
-/// A task that is preempted, whose machine fails, that ends with an error or comes to its time limit is queued
-/// again and goes on from its last checkpoint: --save-every of `xelm train` says how much is lost. So a time
-/// limit may be far shorter than the training.
+/// A task that is preempted, whose machine fails, that ends with an error or comes to its time
+/// limit is queued again and goes on from its last checkpoint: --save-every of `xelm train` says
+/// how much is lost. So a time limit may be far shorter than the training.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct SlurmArgs {
@@ -42,19 +44,20 @@ pub(crate) struct SlurmArgs {
     directive: Vec<String>,
 }
 
-/// Writes the manifest of a Kubernetes Job with an index for every expert of a run. Nothing is started: give the
-/// manifest to kubectl.
+/// Writes the manifest of a Kubernetes Job with an index for every expert of a run.
+///
+/// Nothing is started: give the manifest to kubectl.
 ///
 ///   xelm launch kubernetes --run RUN --image IMAGE --claim CLAIM --gpus 1 --out train.yaml
 ///     -- --steps 20000 --preset paper --device cuda
 ///   kubectl apply -f train.yaml
 ///
-/// The flags after -- are those of `xelm train`; they are checked here. The volume claim holds the run directory
-/// and must be mountable by several pods; by default it is MOUNT/<name of RUN>. Its tokens should be made first
-/// (`xelm train --dry-run` does), or every task makes them.
+/// The flags after -- are those of `xelm train`; they are checked here. The volume claim holds the
+/// run directory and must be mountable by several pods; by default it is MOUNT/<name of RUN>. Its
+/// tokens should be made first (`xelm train --dry-run` does), or every task makes them.
 ///
-/// A pod that fails is begun again after a pause that grows, as often as --retries says, and goes on from its
-/// last checkpoint; being preempted does not count. Needs Kubernetes 1.29 or newer.
+/// A pod that fails is begun again after a pause that grows, as often as --retries says, and goes
+/// on from its last checkpoint; being preempted does not count. Needs Kubernetes 1.29 or newer.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct KubernetesArgs {

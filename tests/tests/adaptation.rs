@@ -172,9 +172,9 @@ fn two_processes_share_the_work() {
 #[test]
 fn averages_are_means_of_parameters() {
     let (base, _) = XELM.tiny_run("average");
-    let ids: Vec<String> = { json(&base.join("clusters.json")).as_array().unwrap().iter() }
-        .map(|cluster| cluster["id"].as_str().unwrap().to_owned())
-        .collect();
+    let clusters = json(&base.join("clusters.json"));
+    let id = |cluster: &Value| cluster["id"].as_str().unwrap().to_owned();
+    let ids: Vec<String> = clusters.as_array().unwrap().iter().map(id).collect();
     let mean = |name: &str, args: &[&str]| {
         let out = base.join(format!("{name}.gguf"));
         let average = ["average", "--run", text(&base), "--name", name, "--out", text(&out)];
@@ -207,8 +207,8 @@ fn averages_are_means_of_parameters() {
     check(&mean("first", &["--experts", &ids[0]]), 1.0);
     let both = ids.join(",");
     check(&mean("quarter", &["--experts", &both, "--weights", "1,3"]), 0.25);
-    let prompt = ["generate", "--expert", text(&base.join("half.gguf")), "--prompt", "Der"];
-    assert!(!XELM.run(&prompt).is_empty());
+    let half = base.join("half.gguf");
+    assert!(!XELM.run(&["generate", "--expert", text(&half), "--prompt", "Der"]).is_empty());
     for (args, expected) in [
         (&["--experts", "none"][..], "none"),
         (&["--experts", &both, "--weights", "1"], "as many weights"),

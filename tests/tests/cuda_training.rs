@@ -7,7 +7,7 @@ use xelm_tests::shim::{Order, Shim};
 use xelm_train::backend::cuda::{Cuda, Precision};
 use xelm_train::backend::{Backend, Cpu};
 use xelm_train::corpus::{BadInput, write_bundled};
-use xelm_train::job::JobResult;
+use xelm_train::job::{Cadence, JobResult};
 use xelm_train::report::Silent;
 use xelm_train::run::Run;
 use xelm_train::settings::{ModelSettings, Preset, TrainSettings};
@@ -17,6 +17,8 @@ use xelm_train::{Error, Result};
 const MODEL: ModelSettings =
     ModelSettings { n_layer: 2, n_embd: 32, n_head: 2, n_ff: 64, n_ctx: 24 };
 
+const EVERY_OTHER: Cadence = Cadence { save_every: 2, valid_every: 6 };
+
 /// Six steps with dropout, a checkpoint after every second.
 fn pretrain(run: &Path, backend: &mut dyn Backend) -> Result<JobResult> {
     let settings = TrainSettings {
@@ -25,7 +27,7 @@ fn pretrain(run: &Path, backend: &mut dyn Backend) -> Result<JobResult> {
         warmup: 0,
         ..TrainSettings::preset(Preset::Small, 6, 4, MODEL.n_ctx)
     };
-    Run::open(run)?.pretrain(MODEL, settings, 2, backend, &mut Silent)
+    Run::open(run)?.pretrain(MODEL, settings, EVERY_OTHER, backend, &mut Silent)
 }
 
 fn checkpoint(run: &Path) -> Vec<u8> {
@@ -44,7 +46,7 @@ fn begin(name: &str) -> PathBuf {
     let root = folder.join("run");
     let run = Run::create(&root, &corpus, &["en".to_owned()], BadInput::Stop).unwrap();
     let settings = VocabSettings { n_vocab: 300, ..VocabSettings::default() };
-    run.train_vocabulary(&settings).unwrap();
+    run.train_vocabulary(&settings, &[]).unwrap();
     root
 }
 

@@ -358,6 +358,58 @@ fn once_per_prompt() {
     });
 }
 
+/// Experts chosen by words that are not read take part in every step, whatever is read or read again, and
+/// what they add up to is the mixture with their weights.
+#[test]
+fn chosen_by_other_words() {
+    with(|ensemble| {
+        let tokens = tokens(ensemble);
+        let alone = alone(ensemble, &tokens);
+        for routing in [Routing::Token, Routing::Prompt] {
+            let mut options = options(2);
+            options.mixing.routing = routing;
+            session(ensemble, &options, |session| {
+                let words = |session: &mut Session<'_>, text: &str| {
+                    session.encode(text.as_bytes()).unwrap().ids.to_vec()
+                };
+                let japanese = words(session, "今日は今日は");
+                let german = words(session, "Am Morgen und die");
+                let mut chosen = Vec::new();
+                for words in [&japanese, &german, &japanese] {
+                    session.choose_by(words).unwrap();
+                    let active = session.active().to_vec();
+                    assert!(active.len() == 2 && chosen.last() != Some(&active));
+                    // What the choice before has read stays.
+                    let same = session.reuse_prefix(&tokens[..8]);
+                    assert_eq!(same, if chosen.is_empty() { 0 } else { 7 });
+                    session.run(&tokens[same..8], Want::Nothing).unwrap();
+                    for end in [11, 10] {
+                        session.rewind(8).unwrap();
+                        let nll = session.score_next(&tokens[8..end], &tokens[9..=end]).unwrap();
+                        assert_eq!(session.active(), active);
+                        let p = |i: usize| -> f64 {
+                            let of = |a: &Active| {
+                                let logits = &alone[a.expert as usize][i];
+                                let ln = log_probabilities(logits)[tokens[i + 1] as usize];
+                                f64::from(a.weight) * ln.exp()
+                            };
+                            active.iter().map(of).sum()
+                        };
+                        let expected: f64 = (8..end).map(|i| -p(i).ln()).sum();
+                        assert!((nll - expected).abs() < 1e-4, "{nll} {expected}");
+                    }
+                    chosen.push(active);
+                }
+                assert_eq!(chosen[0], chosen[2]);
+                session.reset();
+                let fresh = self::session(ensemble, &options, |s| at_once(s, &tokens));
+                assert_eq!(at_once(session, &tokens), fresh);
+                assert!(session.score_next(&tokens[..1], &[]).is_err());
+            });
+        }
+    });
+}
+
 #[test]
 fn a_saved_state_goes_on_where_it_was() {
     with(|ensemble| {

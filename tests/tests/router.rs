@@ -12,7 +12,9 @@ use xelm_tests::xelm::{LANGUAGES, Xelm};
 use xelm_train::corpus::{BadInput, LanguageDocuments, Split};
 use xelm_train::report::Silent;
 use xelm_train::run::{ASSIGNMENT, ROUTER, Run};
-use xelm_train::tfidf::{Agreement, DeviceSize, Fitted, nearest, router_for, with_router};
+use xelm_train::tfidf::{
+    Agreement, DeviceSize, Fitted, Settings, nearest, router_for, with_router,
+};
 
 const XELM: Xelm =
     Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
@@ -22,7 +24,9 @@ const XELM: Xelm =
 fn accuracy(run: &Run, k: usize) -> (BTreeMap<String, [f64; 2]>, Agreement) {
     let clusters = run.cluster_typology(k, &mut Silent).unwrap();
     let size = DeviceSize::default();
-    let router = router_for(run, &clusters, &size, &mut Silent).unwrap().unwrap();
+    let speakers: Vec<Vec<String>> = clusters.iter().map(|c| c.languages.clone()).collect();
+    let settings = Settings::default();
+    let router = router_for(run, &speakers, &size, &settings, &mut Silent).unwrap().unwrap();
     assert!(router.tensors.n_bytes() <= size.max_bytes && router.n_terms <= size.max_terms);
     println!(
         "{} of {} words, {} bytes",

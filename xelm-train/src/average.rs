@@ -1,11 +1,11 @@
 //! One model out of several: the weighted mean of their parameters. It makes sense for models that branched
 //! from one seed, which share their geometry, and costs on a device what one of them costs.
 
+use crate::assignment::Assignment;
 use crate::checkpoint::{Checkpoint, CheckpointInfo, save_weights};
 use crate::job::{JobSpec, to_json};
 use crate::pack::export;
 use crate::run::{ASSIGNMENT, Run};
-use crate::tfidf::Assignment;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use std::path::Path;

@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod assignment;
 pub mod average;
 pub mod backend;
 pub mod card;

@@ -1,11 +1,9 @@
 //! Writing a folder that `transformers` reads.
 
-use super::{config, safetensors, tokenizer};
+use super::{config, json, safetensors, tokenizer};
 use crate::weights::Weights;
 use crate::{Error, Result};
-use serde_json::Value;
 use std::path::Path;
-use xelm_runtime::format::AtomicFile;
 use xelm_runtime::tokenizer::Tokenizer;
 
 /// Writes weights and their vocabulary as a folder for `XGLMForCausalLM.from_pretrained` and
@@ -26,10 +24,6 @@ pub fn export(weights: &dyn Weights, tokenizer: &Tokenizer<'_>, folder: &Path) -
     }
     let description = config::to_json(dimensions)?;
     tokenizer::write(tokenizer, dimensions.n_ctx, folder)?;
-    write_json(&folder.join(config::FILE), &description)?;
+    json::write(&folder.join(config::FILE), &description)?;
     safetensors::write(weights, &folder.join(safetensors::FILE))
-}
-
-pub(super) fn write_json(path: &Path, json: &Value) -> Result<()> {
-    AtomicFile::write(path, format!("{json}\n").as_bytes()).map_err(Error::io("write", path))
 }

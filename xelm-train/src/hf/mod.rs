@@ -3,6 +3,7 @@
 
 mod config;
 mod export;
+mod json;
 mod safetensors;
 mod tokenizer;
 

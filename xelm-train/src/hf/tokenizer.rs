@@ -191,7 +191,7 @@ pub(super) fn write(tokenizer: &Tokenizer<'_>, n_ctx: usize, folder: &Path) -> R
         ("tokenizer_config.json", config),
         ("special_tokens_map.json", special),
     ] {
-        super::export::write_json(&folder.join(name), &json)?;
+        super::json::write(&folder.join(name), &json)?;
     }
     Ok(())
 }

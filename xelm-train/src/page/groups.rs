@@ -4,8 +4,8 @@ use super::html::{Section, escape, paragraph};
 use super::plots::short;
 use super::read::RunData;
 use super::study::Study;
+use crate::assignment::Assignment;
 use crate::run::ASSIGNMENT;
-use crate::tfidf::Assignment;
 
 /// Shares of the languages in each cluster, as stacked bars.
 pub(super) fn shares(study: &Study) -> Section {

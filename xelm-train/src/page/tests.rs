@@ -170,7 +170,7 @@ fn extras(root: &Path) {
 }
 
 fn assignment(root: &Path, languages: &[&str], k: u32) {
-    use crate::tfidf::{Assignment, LanguageClusters};
+    use crate::assignment::{Assignment, LanguageClusters};
     let of = |i: usize| LanguageClusters {
         clusters: (0..60).map(|d| if d % 5 == 0 { d % k } else { i as u32 % k }).collect(),
         n_bytes: 1,

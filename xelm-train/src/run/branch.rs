@@ -1,6 +1,7 @@
 //! The models that branch from a run's seed, or from one another, and what each is trained on.
 
 use super::{ASSIGNMENT, DENSE, LAPT, RANDOM, Run, SEED};
+use crate::assignment::Assignment;
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::Split;
@@ -8,7 +9,6 @@ use crate::job::{CHECKPOINT, Cadence, Data, Job, JobResult, JobSpec, Rehearsal};
 use crate::report::Report;
 use crate::settings::TrainSettings;
 use crate::stream::Stream;
-use crate::tfidf::Assignment;
 use crate::{Error, Result};
 use xelm_runtime::rng::philox;
 

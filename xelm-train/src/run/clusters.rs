@@ -1,10 +1,10 @@
 //! The clusters of a run: which languages, or documents, share an expert.
 
 use super::{ASSIGNMENT, Run};
+use crate::assignment::{Assignment, LanguageClusters};
 use crate::corpus::Split;
 use crate::job::write_json;
 use crate::report::Report;
-use crate::tfidf::{Assignment, LanguageClusters};
 use crate::typology::{Cluster, Distances, cluster};
 use crate::{Error, Result};
 use std::fs;

@@ -1,11 +1,11 @@
 //! Clustering a run's documents by their words.
 
-use super::assignment::{Assignment, LanguageClusters};
 use super::embed::{Embedded, Settings, embed};
 use super::file::Fitted;
 use super::kmeans;
 use super::route::{nearest, with_router};
 use super::sample::for_each_batch;
+use crate::assignment::{Assignment, LanguageClusters};
 use crate::corpus::{BadInput, Corpus};
 use crate::report::Report;
 use crate::run::{ASSIGNMENT, ROUTER, Run};

@@ -4,7 +4,6 @@
 //! number of threads; `embed` runs the first two on a sample of a corpus. `cluster` divides a run's
 //! documents among experts, `set` makes the router of a set.
 
-mod assignment;
 mod balanced;
 mod cluster;
 mod embed;
@@ -17,7 +16,6 @@ mod sparse;
 pub mod svd;
 pub mod vectorizer;
 
-pub use assignment::{ARCH_CLUSTERS, Assignment, LanguageClusters};
 pub use balanced::assign;
 pub use cluster::{Clusters, cluster};
 pub use embed::{Embedded, Embedding, Settings, embed};
