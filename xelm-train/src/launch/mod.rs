@@ -10,12 +10,12 @@ pub use slurm::Slurm;
 use crate::checkpoint::Checkpoint;
 use crate::job::CHECKPOINT;
 use crate::model::Model;
-use crate::run::{DENSE, RANDOM, Run, SEED};
+use crate::run::{DENSE, LAPT, RANDOM, Run, SEED};
 use crate::settings::TrainSettings;
 use crate::{Error, Result};
 
 /// The models besides the experts, by the flags with which `xelm train` trains them.
-pub const BASELINES: [&str; 2] = [DENSE, RANDOM];
+pub const BASELINES: [&str; 3] = [DENSE, RANDOM, LAPT];
 
 /// What the tasks do, in whatever system.
 #[derive(Clone, Debug)]

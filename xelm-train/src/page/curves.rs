@@ -2,10 +2,10 @@
 
 use super::html::{Section, figure, paragraph};
 use super::plots::{Plot, Scale, Series, Style, css_colour};
-use super::read::{LAPT, RunData, log};
+use super::read::{RunData, log};
 use super::study::Study;
 use crate::Result;
-use crate::run::{DENSE, RANDOM, SEED};
+use crate::run::{DENSE, LAPT, RANDOM, SEED};
 use std::path::PathBuf;
 
 /// Points of a curve at most; those between are averaged.

@@ -2,9 +2,9 @@
 
 use super::html::{Cell, Section, facts, paragraph, table};
 use super::plots::short;
-use super::read::{LAPT, RunData};
+use super::read::RunData;
 use super::study::{Study, plain};
-use crate::run::{DENSE, RANDOM, SEED};
+use crate::run::{DENSE, LAPT, RANDOM, SEED};
 use serde_json::Value;
 
 /// The lines below the title. `command` is how the page was made.

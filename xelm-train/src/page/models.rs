@@ -2,11 +2,11 @@
 
 use super::html::{Cell, Section, escape, figure, paragraph, table};
 use super::plots::{Plot, Scale, Series, Style, short};
-use super::read::{Forgetting, LAPT, RunData};
+use super::read::{Forgetting, RunData};
 use super::results::{REFERENCE, cell};
 use super::study::{Arm, Stat, Study, label, rank};
 use crate::Result;
-use crate::run::{DENSE, SET};
+use crate::run::{DENSE, LAPT, SET};
 use std::fs;
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 //! told on the page.
 
 use crate::corpus::Split;
-use crate::run::{DENSE, RANDOM, SEED, TOKENIZER};
+use crate::run::{DENSE, LAPT, RANDOM, SEED, TOKENIZER};
 use crate::settings::ModelSettings;
 use crate::tokens::{TokenShard, shard_path};
 use crate::typology::Cluster;
@@ -15,9 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::tokenizer::Tokenizer;
-
-/// The dense model that was adapted to new languages.
-pub(super) const LAPT: &str = "lapt";
 
 /// How many runs may build on each other.
 const MAX_BASES: usize = 8;

@@ -1,8 +1,8 @@
 //! What a page is about: arms of an experiment, each trained once or with several seeds of randomness, and
 //! the numbers of their evaluations side by side.
 
-use super::read::{LAPT, RunData, json};
-use crate::run::{DENSE, RANDOM, SEED};
+use super::read::{RunData, json};
+use crate::run::{DENSE, LAPT, RANDOM, SEED};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
