@@ -136,17 +136,6 @@ impl Claim {
             STALE.as_secs() / 60
         )))
     }
-
-    /// Who is at work on the job in `folder`, if anybody is.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn holder(folder: &Path) -> Result<Option<String>> {
-        if !folder.exists() {
-            return Ok(None);
-        }
-        newest(folder)?.map_or(Ok(None), |n| holder_at_work(&path(folder, n)))
-    }
 }
 
 impl Drop for Claim {
@@ -237,15 +226,20 @@ mod tests {
         matches!(result, Err(Error::Claimed(_)))
     }
 
+    /// Who is at work on the job in `folder`.
+    fn holder(folder: &Path) -> Option<String> {
+        newest(folder).unwrap().and_then(|n| holder_at_work(&path(folder, n)).unwrap())
+    }
+
     #[test]
     fn one_process_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let first = Claim::take(folder.path()).unwrap();
         assert!(is_claimed(&Claim::take(folder.path())));
-        assert!(Claim::holder(folder.path()).unwrap().unwrap().contains("process"));
+        assert!(holder(folder.path()).unwrap().contains("process"));
         first.check().unwrap();
         drop(first);
-        assert_eq!(Claim::holder(folder.path()).unwrap(), None);
+        assert_eq!(holder(folder.path()), None);
         let second = Claim::take(folder.path()).unwrap();
         second.check().unwrap();
         // Old claims are cleared away, the newest stays.

@@ -4,7 +4,7 @@ use super::to_json;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use xelm_runtime::format::AtomicFile;
 
@@ -70,7 +70,11 @@ impl Log {
 /// # Errors
 /// The file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<LogLine>> {
-    let Ok(file) = File::open(path) else { return Ok(Vec::new()) };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", path)(e)),
+    };
     let mut lines = Vec::new();
     for line in BufReader::new(file).lines() {
         match serde_json::from_str(&line.map_err(Error::io("read", path))?) {
