@@ -38,10 +38,10 @@ pub(crate) struct DeviceArgs {
     /// its results are the same bits on the same device.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: Device,
-    /// Numbers of a card's products: `bf16` on tensor cores, or `f32` for comparing with the CPU.
-    /// Master weights and sums are f32 either way.
-    #[arg(long, value_enum, default_value = "bf16")]
-    precision: PrecisionArg,
+    /// Numbers that linear and output layers multiply: `bf16` (what a card does unless told otherwise; a CPU
+    /// needs AVX512-BF16 for it) or `f32` (what a CPU does). Master weights and sums are f32 either way.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -54,19 +54,32 @@ impl DeviceArgs {
     /// Opens the device. Only `auto` tries another where it cannot be had, and says so.
     pub(crate) fn open(self) -> xelm_train::Result<Box<dyn Backend>> {
         let precision = match self.precision {
-            PrecisionArg::Bf16 => Precision::Bf16,
-            PrecisionArg::F32 => Precision::F32,
+            Some(PrecisionArg::F32) => Precision::F32,
+            Some(PrecisionArg::Bf16) | None => Precision::Bf16,
         };
         Ok(match self.device {
-            Device::Cpu => Box::new(Cpu::new()),
+            Device::Cpu => self.open_cpu()?,
             Device::Cuda(index) => Box::new(Cuda::new(Driver::open(index, precision)?)),
             Device::Auto => match Driver::open(0, precision) {
                 Ok(driver) => Box::new(Cuda::new(driver)),
                 Err(why) => {
                     eprintln!("training on the CPU: {why}");
-                    Box::new(Cpu::new())
+                    self.open_cpu()?
                 }
             },
+        })
+    }
+
+    fn open_cpu(self) -> xelm_train::Result<Box<dyn Backend>> {
+        Ok(match self.precision {
+            Some(PrecisionArg::Bf16) if Cpu::has_bf16() => Box::new(Cpu::bf16()),
+            Some(PrecisionArg::Bf16) => {
+                return Err(xelm_train::Error::usage(
+                    "--precision bf16: this CPU cannot multiply bf16 (AVX512-BF16 is missing); leave the \
+                     flag away to train in f32",
+                ));
+            }
+            Some(PrecisionArg::F32) | None => Box::new(Cpu::new()),
         })
     }
 }
@@ -93,13 +106,14 @@ impl Args {
                 })
             });
             return print_line(json!({
-                "cpu": {"threads": threads, "instructions": isa},
+                "cpu": {"threads": threads, "instructions": isa, "bf16": Cpu::has_bf16()},
                 "cuda": list.collect::<Vec<_>>(),
                 "cublaslt": cublaslt,
                 "missing": cards.as_ref().err().map(ToString::to_string),
             }));
         }
-        print_line(format_args!("cpu      {threads} threads, {isa}"))?;
+        let bf16 = if Cpu::has_bf16() { ", bf16" } else { "" };
+        print_line(format_args!("cpu      {threads} threads, {isa}{bf16}"))?;
         match &cards {
             Err(why) => print_line(format_args!("cuda     none: {why}"))?,
             Ok(cards) if cards.is_empty() => {

@@ -320,6 +320,28 @@ fn dropout_gradients_match_the_dropped_forward_pass() {
     assert_ne!(run(backend, DropoutPlan { key: 78, ..dropout }).loss, before.loss);
 }
 
+/// Products of bf16 give the gradients of f32 but for the rounding of the factors, and are in use.
+#[test]
+fn bf16_gradients_are_those_of_f32_rounded() {
+    let config = small(80, 32);
+    let mut rng = Rng::new(4, 4);
+    let mut draw = || (0..2 * 21).map(|_| rng.below(80)).collect::<Vec<u32>>();
+    let (inputs, targets) = (draw(), draw());
+    let run = |mut backend: Cpu| {
+        let model = Model::place(&mut backend, config, 2, 21, Recompute::None).unwrap();
+        init(&mut backend, &model.params, &config, 9);
+        let stats = step(&mut backend, &model, &inputs, &targets);
+        (stats.loss, read(&backend, model.params.all.of(Region::Grads)))
+    };
+    let ((loss, want), (rounded_loss, got)) = (run(Cpu::new()), run(Cpu::bf16()));
+    let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let apart: Vec<f32> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
+    let relative = norm(&apart) / norm(&want);
+    println!("loss {loss} {rounded_loss}, gradients {relative:.1e} apart");
+    assert!((1e-4..1e-2).contains(&relative), "{relative}");
+    assert!((loss - rounded_loss).abs() < 1e-2);
+}
+
 /// Two micro-batches with a common scale give the gradient of one large batch.
 #[test]
 fn accumulated_gradients_equal_the_large_batch() {

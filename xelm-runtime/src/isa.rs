@@ -77,6 +77,17 @@ impl Isa {
         }
     }
 
+    /// Bytes of its vectors.
+    pub const fn vector_bytes(self) -> usize {
+        match self.0 {
+            Kind::Portable => 16,
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Kind::Avx2 => 32,
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Kind::Avx512 => 64,
+        }
+    }
+
     /// Runs `work` compiled for this instruction set.
     #[inline]
     pub fn run<V: Vectorised>(self, work: V) -> V::Output {

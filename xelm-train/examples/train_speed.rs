@@ -6,7 +6,7 @@
 //! With the folder of a model and a file of batches instead, it trains on these and prints losses and
 //! seconds of the steps as JSON: `tests/train_speed.sh` compares them with PyTorch's.
 //!
-//!     train_speed threads folder batches
+//!     train_speed threads folder batches [bf16]
 
 use serde_json::json;
 use std::path::Path;
@@ -32,7 +32,10 @@ fn main() {
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("threads");
     match (args.next(), args.next()) {
-        (Some(folder), Some(batches)) => paired(Path::new(&folder), Path::new(&batches)),
+        (Some(folder), Some(batches)) => {
+            let bf16 = args.next().is_some_and(|precision| precision == "bf16");
+            paired(Path::new(&folder), Path::new(&batches), bf16);
+        }
         (which, _) => shapes(which.and_then(|n| n.parse().ok())),
     }
 }
@@ -40,10 +43,10 @@ fn main() {
 /// Batches of 8 sequences of 256 tokens and the target of the last one.
 const PAIRED: (usize, usize) = (8, 256);
 
-fn paired(folder: &Path, batches: &Path) {
+fn paired(folder: &Path, batches: &Path, bf16: bool) {
     let (n_batch, n_ctx) = PAIRED;
     let folder = Folder::open(folder).expect("a model of transformers");
-    let backend = &mut Cpu::new();
+    let backend = &mut if bf16 { Cpu::bf16() } else { Cpu::new() };
     let model = Model::place(backend, *folder.config(), n_batch, n_ctx, Recompute::None);
     let model = model.expect("memory");
     for tensor in model.params.tensors(folder.config()) {

@@ -3,7 +3,7 @@
 //! A tile of queries meets all keys before it; probabilities exist for one tile at a time and are
 //! recomputed in the backward pass from the log-sum-exp (Dao et al. 2022), so memory is linear in T.
 
-use super::gemm::{Mat, gemm};
+use super::gemm::{Kernel, Mat, Start, gemm};
 use super::{AttentionShape, Dropout, grown};
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
@@ -39,6 +39,7 @@ pub(super) fn forward(
     scratch: &mut Vec<f32>,
 ) {
     let AttentionShape { n_ctx: t, n_head, head_dim: hd, .. } = s;
+    let kernel = Kernel::f32(isa);
     // Each task writes its head without gaps; the heads are laid side by side afterwards.
     let heads = grown(scratch, out.len());
     let tasks = heads.par_chunks_exact_mut(t * hd).zip(lse.par_chunks_exact_mut(t)).enumerate();
@@ -48,11 +49,18 @@ pub(super) fn forward(
             let n = TILE.min(t - start);
             let n_keys = start + n;
             let p = grown(tile, n * n_keys);
-            scores(p, &x, s, start, n);
+            scores(kernel, p, &x, s, start, n);
             isa.run(Softmax { p, lse: &mut lse[start..start + n], start, n_keys });
             apply_dropout(p, dropout, task, t, start, n_keys);
             let v = Mat::strided(x.v, n_keys, hd, x.stride);
-            gemm(&mut out[start * hd..][..n * hd], hd, Mat::rows(p, n_keys), v, false);
+            gemm(
+                kernel,
+                &mut out[start * hd..][..n * hd],
+                hd,
+                Mat::rows(p, n_keys),
+                v,
+                Start::Zero,
+            );
         }
     });
     let heads = &*heads;
@@ -66,12 +74,12 @@ pub(super) fn forward(
 }
 
 /// The dot products of a tile of queries with all keys up to its last, unscaled.
-fn scores(p: &mut [f32], x: &Heads<'_>, s: AttentionShape, start: usize, n: usize) {
+fn scores(kernel: Kernel, p: &mut [f32], x: &Heads<'_>, s: AttentionShape, start: usize, n: usize) {
     let hd = s.head_dim;
     let n_keys = start + n;
     let q = Mat::strided(&x.q[start * x.stride..], n, hd, x.stride);
     let k = Mat::strided(x.k, n_keys, hd, x.stride);
-    gemm(p, n_keys, q, k.transposed(), false);
+    gemm(kernel, p, n_keys, q, k.transposed(), Start::Zero);
     // q is scaled after its bias, which is scaling the product.
     let scale = 1.0 / math::sqrt(hd as f32);
     for x in p {
@@ -144,6 +152,7 @@ pub(super) fn backward(
     scratch: &mut Vec<f32>,
 ) {
     let AttentionShape { n_ctx: t, n_head, head_dim: hd, .. } = s;
+    let kernel = Kernel::f32(isa);
     let c = n_head * hd;
     let heads = grown(scratch, d_qkv.len());
     let tasks = heads.par_chunks_exact_mut(3 * t * hd).zip(lse.par_chunks_exact(t)).enumerate();
@@ -171,37 +180,46 @@ pub(super) fn backward(
                 let (a, b) = (&d_out[i * c..][..hd], &out[(start + i) * c..][..hd]);
                 *delta = a.iter().zip(b).map(|(a, b)| a * b).sum();
             }
-            scores(p, &x, s, start, n);
+            scores(kernel, p, &x, s, start, n);
             let lse = &lse[start..start + n];
             isa.run(Probabilities { p, lse, start, n_keys });
             gemm(
+                kernel,
                 d_p,
                 n_keys,
                 d_out_mat,
                 Mat::strided(x.v, n_keys, hd, x.stride).transposed(),
-                false,
+                Start::Zero,
             );
             if dropout.p > 0.0 {
                 apply_dropout(d_p, dropout, task, t, start, n_keys);
                 // The values' gradient needs the dropped probabilities, the scores' the plain ones.
                 let mut dropped = p.to_vec();
                 apply_dropout(&mut dropped, dropout, task, t, start, n_keys);
-                gemm(d_v, hd, Mat::rows(&dropped, n_keys).transposed(), d_out_mat, true);
+                gemm(
+                    kernel,
+                    d_v,
+                    hd,
+                    Mat::rows(&dropped, n_keys).transposed(),
+                    d_out_mat,
+                    Start::Output,
+                );
             } else {
-                gemm(d_v, hd, Mat::rows(p, n_keys).transposed(), d_out_mat, true);
+                gemm(kernel, d_v, hd, Mat::rows(p, n_keys).transposed(), d_out_mat, Start::Output);
             }
             let scale = 1.0 / math::sqrt(hd as f32);
             isa.run(ScoreGradients { d_p, p, delta, n_keys, scale });
             let d_s = Mat::rows(d_p, n_keys);
             gemm(
+                kernel,
                 &mut d_q[start * hd..][..n * hd],
                 hd,
                 d_s,
                 Mat::strided(x.k, n_keys, hd, x.stride),
-                false,
+                Start::Zero,
             );
             let q = Mat::strided(&x.q[start * x.stride..], n, hd, x.stride);
-            gemm(d_k, hd, d_s.transposed(), q, true);
+            gemm(kernel, d_k, hd, d_s.transposed(), q, Start::Output);
         }
     });
     let heads = &*heads;

@@ -6,21 +6,6 @@ use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::math;
 
-/// Each row of `.0` += `.1`.
-pub(super) struct AddBias<'a>(pub(super) &'a mut [f32], pub(super) &'a [f32]);
-
-impl Vectorised for AddBias<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        for row in self.0.chunks_exact_mut(self.1.len()) {
-            for (x, b) in row.iter_mut().zip(self.1) {
-                *x += b;
-            }
-        }
-    }
-}
-
 /// out = activation(x).
 pub(super) struct Activate<'a>(
     pub(super) &'a mut [f32],

@@ -1,15 +1,15 @@
 //! Output layer and cross-entropy, fused in chunks of rows: the logits of a chunk become their own
 //! gradient in place and are gone before the next chunk.
 
-use super::gemm::{Mat, gemm_rows, gemm_sum};
+use super::gemm::{Kernel, Mat, Start, par_gemm};
 use super::grown;
 use crate::backend::IGNORE;
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::math;
 
-/// Logits of one chunk: 8 MiB.
-const CHUNK_LOGITS: usize = 2 << 20;
+/// Logits of one chunk, 32 MiB: enough rows that packing the table is a small part of the work.
+const CHUNK_LOGITS: usize = 8 << 20;
 
 /// Where the gradients go; without them only the loss is computed.
 pub(super) struct Gradients<'a> {
@@ -26,6 +26,7 @@ pub(super) struct Loss {
 
 pub(super) fn loss(
     isa: Isa,
+    kernel: Kernel,
     x: &[f32],
     table: &[f32],
     targets: &[u32],
@@ -34,14 +35,15 @@ pub(super) fn loss(
 ) -> Loss {
     let c = x.len() / targets.len();
     let v = table.len() / c;
-    let n_rows = (CHUNK_LOGITS / v).clamp(64, 4096);
+    let table = Mat::rows(table, c);
+    let n_rows = (CHUNK_LOGITS / v).clamp(256, 4096);
     let mut loss = Loss::default();
     let mut logits = std::mem::take(scratch);
     for (i, targets) in targets.chunks(n_rows).enumerate() {
         let rows = i * n_rows * c..(i * n_rows + targets.len()) * c;
-        let x = &x[rows.clone()];
+        let x = Mat::rows(&x[rows.clone()], c);
         let logits = grown(&mut logits, targets.len() * v);
-        gemm_rows(logits, Mat::rows(x, c), Mat::rows(table, c).transposed(), |_| {});
+        par_gemm(kernel, logits, x, table.transposed(), Start::Zero, scratch);
         let scale = gradients.as_ref().map(|g| g.scale);
         let losses: Vec<f32> = logits
             .par_chunks_exact_mut(v)
@@ -52,8 +54,9 @@ pub(super) fn loss(
         loss.sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
         loss.n_targets += targets.iter().filter(|&&t| t != IGNORE).count() as u64;
         if let Some(g) = &mut gradients {
-            gemm_rows(&mut g.d_x[rows], Mat::rows(logits, v), Mat::rows(table, c), |_| {});
-            gemm_sum(g.d_table, Mat::rows(logits, v).transposed(), Mat::rows(x, c), scratch);
+            let d = Mat::rows(logits, v);
+            par_gemm(kernel, &mut g.d_x[rows], d, table, Start::Zero, scratch);
+            par_gemm(kernel, g.d_table, d.transposed(), x, Start::Output, scratch);
         }
     }
     // Keeps the larger of the two work vectors.

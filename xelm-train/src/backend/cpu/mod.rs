@@ -11,7 +11,7 @@ mod norm;
 
 use super::{Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats};
 use crate::{Error, Result};
-use gemm::{Mat, gemm_rows, gemm_sum};
+use gemm::{Kernel, Mat, Start, par_gemm};
 use rayon::prelude::*;
 use std::ops::Range;
 use xelm_runtime::isa::Isa;
@@ -23,6 +23,8 @@ const CHUNK: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
+    /// Of linear layers and the output layer; attention computes in f32.
+    kernel: Kernel,
     /// All regions, one behind the other.
     arena: Vec<Line>,
     base: [usize; Region::ALL.len()],
@@ -41,10 +43,12 @@ pub struct Cpu {
 struct Line([f32; 16]);
 
 impl Cpu {
-    /// A backend that computes with the best instruction set of this CPU, on rayon's current pool.
+    /// A backend that computes in f32 with the best instruction set of this CPU, on rayon's current pool.
     pub fn new() -> Self {
+        let isa = Isa::detect();
         Cpu {
-            isa: Isa::detect(),
+            isa,
+            kernel: Kernel::f32(isa),
             arena: Vec::new(),
             base: Default::default(),
             inputs: Vec::new(),
@@ -54,6 +58,18 @@ impl Cpu {
             n_targets: 0,
             grad_norm: 0.0,
         }
+    }
+
+    /// A backend whose linear and output layers multiply numbers rounded to bf16 and sum in f32, forward and backward;
+    /// all that is kept is f32. Faster only where [`Cpu::has_bf16`].
+    pub fn bf16() -> Self {
+        let cpu = Cpu::new();
+        Cpu { kernel: Kernel::bf16(cpu.isa), ..cpu }
+    }
+
+    /// Whether this CPU multiplies bf16 (AVX512-BF16).
+    pub fn has_bf16() -> bool {
+        Kernel::has_bf16(Isa::detect())
     }
 
     fn range(&self, span: Span) -> Range<usize> {
@@ -181,13 +197,13 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
-        let isa = self.isa;
+        let kernel = self.kernel;
+        let mut scratch = std::mem::take(&mut self.scratch);
         let [out, x, weight, bias] = self.spans([out, x, weight, bias]);
-        let (n_out, n_in) = (bias.len(), weight.len() / bias.len());
-        gemm_rows(out, Mat::rows(x, n_in), Mat::rows(weight, n_in).transposed(), |rows| {
-            isa.run(elementwise::AddBias(rows, bias));
-        });
-        debug_assert_eq!(out.len() / n_out, x.len() / n_in);
+        let n_in = weight.len() / bias.len();
+        let (x, weight) = (Mat::rows(x, n_in), Mat::rows(weight, n_in));
+        par_gemm(kernel, out, x, weight.transposed(), Start::Row(bias), &mut scratch);
+        self.scratch = scratch;
     }
 
     fn linear_backward(
@@ -199,13 +215,14 @@ impl Backend for Cpu {
         x: Span,
         weight: Span,
     ) {
-        let isa = self.isa;
+        let (isa, kernel) = (self.isa, self.kernel);
         let mut scratch = std::mem::take(&mut self.scratch);
         let [d_x, d_weight, d_bias, d_out, x, weight] =
             self.spans([d_x, d_weight, d_bias, d_out, x, weight]);
         let (n_out, n_in) = (d_bias.len(), weight.len() / d_bias.len());
-        gemm_rows(d_x, Mat::rows(d_out, n_out), Mat::rows(weight, n_in), |_| {});
-        gemm_sum(d_weight, Mat::rows(d_out, n_out).transposed(), Mat::rows(x, n_in), &mut scratch);
+        let (d, x, weight) = (Mat::rows(d_out, n_out), Mat::rows(x, n_in), Mat::rows(weight, n_in));
+        par_gemm(kernel, d_x, d, weight, Start::Zero, &mut scratch);
+        par_gemm(kernel, d_weight, d.transposed(), x, Start::Output, &mut scratch);
         elementwise::column_sums(isa, d_bias, d_out, &mut scratch);
         self.scratch = scratch;
     }
@@ -272,28 +289,32 @@ impl Backend for Cpu {
     }
 
     fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {
-        let (isa, targets) = (self.isa, std::mem::take(&mut self.targets));
+        let (isa, kernel) = (self.isa, self.kernel);
+        let targets = std::mem::take(&mut self.targets);
         let mut scratch = std::mem::take(&mut self.scratch);
         let [d_x, d_table, x, table] = self.spans([d_x, d_table, x, table]);
         let gradients = Some(head::Gradients { d_x, d_table, scale });
-        let loss = head::loss(isa, x, table, &targets, gradients, &mut scratch);
+        let loss = head::loss(isa, kernel, x, table, &targets, gradients, &mut scratch);
         self.finish_head(loss, targets, scratch);
     }
 
     fn head_eval(&mut self, x: Span, table: Span) {
-        let (isa, targets) = (self.isa, std::mem::take(&mut self.targets));
+        let (isa, kernel) = (self.isa, self.kernel);
+        let targets = std::mem::take(&mut self.targets);
         let mut scratch = std::mem::take(&mut self.scratch);
         let [x, table] = self.spans([x, table]);
-        let loss = head::loss(isa, x, table, &targets, None, &mut scratch);
+        let loss = head::loss(isa, kernel, x, table, &targets, None, &mut scratch);
         self.finish_head(loss, targets, scratch);
     }
 
     fn head_logits(&mut self, logits: &mut [f32], x: Span, table: Span) -> Result<()> {
+        let kernel = self.kernel;
         let [x, table] = self.spans([x, table]);
         // logits.len / n = V and x.len / n = C, so n · n = logits.len · x.len / table.len.
         let n = (logits.len() * x.len() / table.len()).isqrt();
         let c = x.len() / n;
-        gemm_rows(logits, Mat::rows(x, c), Mat::rows(table, c).transposed(), |_| {});
+        let (x, table) = (Mat::rows(x, c), Mat::rows(table, c));
+        par_gemm(kernel, logits, x, table.transposed(), Start::Zero, &mut Vec::new());
         Ok(())
     }
 
@@ -358,5 +379,6 @@ fn grown(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// out = a · b with rows of `n_inner` and as many columns as `b`'s rows imply, on all threads: the rate
 /// that training speed is compared with.
 pub fn matmul(out: &mut [f32], a: &[f32], b: &[f32], n_inner: usize) {
-    gemm_rows(out, Mat::rows(a, n_inner), Mat::rows(b, b.len() / n_inner), |_| {});
+    let (a, b) = (Mat::rows(a, n_inner), Mat::rows(b, b.len() / n_inner));
+    par_gemm(Kernel::f32(Isa::detect()), out, a, b, Start::Zero, &mut Vec::new());
 }
