@@ -7,34 +7,35 @@ use xelm_runtime::tokenizer::hex;
 
 /// The files that may say `unsafe`, and what for.
 const UNSAFE: &[&str] = &[
-    "ffi/src/ensemble.rs",                     // pointers from C
-    "ffi/src/expert.rs",                       // pointers from C
-    "ffi/src/log.rs",                          // calls the app's callback
-    "ffi/src/params.rs",                       // pointers from C
-    "ffi/src/pointer.rs",                      // pointers from C
-    "ffi/src/session.rs",                      // pointers from C
-    "ffi/src/set.rs",                          // pointers from C
-    "ffi/src/source.rs",                       // bytes that stay where they are
-    "ffi/src/state.rs",                        // pointers from C
-    "ffi/src/status.rs",                       // reads back a C string, in its tests
-    "ffi/src/text.rs",                         // pointers from C
-    "tests/src/c_abi.rs",                      // calls the C ABI
-    "tests/src/guarded.rs",                    // memory between guard pages
-    "tests/src/shim.rs",                       // calls the kernels compiled for the CPU
-    "tests/tests/c_abi.rs",                    // calls the C ABI
-    "tests/tests/c_abi_ensembles.rs",          // calls the C ABI
-    "tests/tests/c_abi_memory.rs",             // calls the C ABI
-    "tests/tests/c_abi_states.rs",             // calls the C ABI
-    "tests/tests/ensemble.rs",                 // an executor that cancels
-    "tests/tests/memory.rs",                   // a counting allocator
-    "xelm-runtime/src/crew.rs",                // borrowed work on other threads
-    "xelm-runtime/src/isa.rs",                 // calls into functions with target features
-    "xelm-runtime/src/mmap.rs",                // mapped files, and what borrows from them
-    "xelm-runtime/src/parallel.rs",            // disjoint parts of one output
-    "xelm-runtime/src/pool.rs",                // passes on the promise of its crew
-    "xelm-train/src/backend/cpu/gemm.rs",      // calls the GEMM crate
-    "xelm-train/src/backend/cuda/cublaslt.rs", // calls the cuBLASLt library
-    "xelm-train/src/backend/cuda/driver.rs",   // calls the CUDA driver
+    "ffi/src/ensemble.rs",                       // pointers from C
+    "ffi/src/expert.rs",                         // pointers from C
+    "ffi/src/log.rs",                            // calls the app's callback
+    "ffi/src/params.rs",                         // pointers from C
+    "ffi/src/pointer.rs",                        // pointers from C
+    "ffi/src/session.rs",                        // pointers from C
+    "ffi/src/set.rs",                            // pointers from C
+    "ffi/src/source.rs",                         // bytes that stay where they are
+    "ffi/src/state.rs",                          // pointers from C
+    "ffi/src/status.rs",                         // reads back a C string, in its tests
+    "ffi/src/text.rs",                           // pointers from C
+    "tests/src/c_abi.rs",                        // calls the C ABI
+    "tests/src/guarded.rs",                      // memory between guard pages
+    "tests/src/shim.rs",                         // calls the kernels compiled for the CPU
+    "tests/tests/c_abi.rs",                      // calls the C ABI
+    "tests/tests/c_abi_ensembles.rs",            // calls the C ABI
+    "tests/tests/c_abi_memory.rs",               // calls the C ABI
+    "tests/tests/c_abi_states.rs",               // calls the C ABI
+    "tests/tests/ensemble.rs",                   // an executor that cancels
+    "tests/tests/memory.rs",                     // a counting allocator
+    "xelm-runtime/src/crew.rs",                  // borrowed work on other threads
+    "xelm-runtime/src/isa.rs",                   // calls into functions with target features
+    "xelm-runtime/src/mmap.rs",                  // mapped files, and what borrows from them
+    "xelm-runtime/src/parallel.rs",              // disjoint parts of one output
+    "xelm-runtime/src/pool.rs",                  // passes on the promise of its crew
+    "xelm-train/src/backend/cpu/gemm/kernel.rs", // vector registers and pointers
+    "xelm-train/src/backend/cpu/gemm/vector.rs", // vector instructions
+    "xelm-train/src/backend/cuda/cublaslt.rs",   // calls the cuBLASLt library
+    "xelm-train/src/backend/cuda/driver.rs",     // calls the CUDA driver
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
