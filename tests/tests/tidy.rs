@@ -29,6 +29,7 @@ const UNSAFE: &[&str] = &[
     "tests/tests/memory.rs",                     // a counting allocator
     "xelm-runtime/src/crew.rs",                  // borrowed work on other threads
     "xelm-runtime/src/isa.rs",                   // calls into functions with target features
+    "xelm-runtime/src/kernels/avx2.rs",          // vector instructions
     "xelm-runtime/src/mmap.rs",                  // mapped files, and what borrows from them
     "xelm-runtime/src/parallel.rs",              // disjoint parts of one output
     "xelm-runtime/src/pool.rs",                  // passes on the promise of its crew

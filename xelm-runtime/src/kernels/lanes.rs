@@ -3,6 +3,7 @@
 //! in one fixed order, so every instruction set gives the same bits.
 
 use super::KvElement;
+use crate::quant::BLOCK;
 
 /// Numbers per step of a sum.
 pub(super) const WIDTH: usize = 16;
@@ -35,6 +36,22 @@ impl F32x8 {
     }
 }
 
+impl F32x8 {
+    /// Of the products of two blocks, each four neighbours summed.
+    #[inline(always)]
+    pub(super) fn sums_of_four(a: &[i8; BLOCK], b: &[i8; BLOCK]) -> Self {
+        let mut sums = [0.0; 8];
+        for l in 0..8 {
+            let mut sum = 0;
+            for i in 4 * l..4 * l + 4 {
+                sum += i32::from(a[i]) * i32::from(b[i]);
+            }
+            sums[l] = sum as f32;
+        }
+        F32x8(sums)
+    }
+}
+
 /// Sixteen stored numbers in single precision.
 #[inline(always)]
 pub(super) fn widen<E: KvElement>(stored: &[E; WIDTH]) -> Lanes {
@@ -52,52 +69,6 @@ pub(super) fn padded<E: KvElement>(tail: &[E]) -> [E; WIDTH] {
     let mut stored = [E::from_f32(0.0); WIDTH];
     stored[..tail.len()].copy_from_slice(tail);
     stored
-}
-
-/// Sixteen 16-bit integers.
-#[derive(Clone, Copy)]
-#[repr(C, align(32))]
-pub(super) struct I16x16([i16; WIDTH]);
-
-impl I16x16 {
-    #[inline(always)]
-    pub(super) fn widen(bytes: &[i8; WIDTH]) -> Self {
-        let mut wide = [0; WIDTH];
-        for i in 0..WIDTH {
-            wide[i] = bytes[i] as i16;
-        }
-        I16x16(wide)
-    }
-
-    /// Lane by lane, wrapping.
-    #[inline(always)]
-    pub(super) fn product(self, other: Self) -> Self {
-        let mut product = [0; WIDTH];
-        for i in 0..WIDTH {
-            product[i] = self.0[i].wrapping_mul(other.0[i]);
-        }
-        I16x16(product)
-    }
-
-    /// Lane by lane, wrapping.
-    #[inline(always)]
-    pub(super) fn sum(self, other: Self) -> Self {
-        let mut sum = [0; WIDTH];
-        for i in 0..WIDTH {
-            sum[i] = self.0[i].wrapping_add(other.0[i]);
-        }
-        I16x16(sum)
-    }
-
-    #[inline(always)]
-    pub(super) fn to_f32(self) -> Lanes {
-        let (mut a, mut b) = ([0.0; 8], [0.0; 8]);
-        for i in 0..8 {
-            a[i] = self.0[i] as f32;
-            b[i] = self.0[i + 8] as f32;
-        }
-        [F32x8(a), F32x8(b)]
-    }
 }
 
 /// The sums of N sets of lanes. Not inlined: seen together with the loop before it, the compiler would

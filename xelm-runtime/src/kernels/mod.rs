@@ -4,6 +4,8 @@
 //! [`Isa`]. A result never depends on how many rows or tokens one call covers, nor on the
 //! instruction set.
 
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx2;
 mod lanes;
 mod portable;
 
@@ -45,13 +47,18 @@ pub struct Activations<'a> {
 impl Kernels {
     /// The kernels for an instruction set.
     pub fn new(isa: Isa) -> Self {
-        Kernels {
+        let portable = Kernels {
             isa,
             f32: |isa, w, x, out| isa.run(MatmulDense::<f32>(w, x, out, PhantomData)),
             f16: |isa, w, x, out| isa.run(MatmulDense::<u16>(w, x, out, PhantomData)),
             q4_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_0>(w, x, out, PhantomData)),
             q8_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ8_0>(w, x, out, PhantomData)),
+        };
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        if let Some(kernels) = avx2::kernels(portable) {
+            return kernels;
         }
+        portable
     }
 
     /// The instruction set in use.

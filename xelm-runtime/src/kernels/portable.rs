@@ -1,7 +1,7 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
-use super::lanes::{F32x8, I16x16, WIDTH, ZERO, fold, padded, widen};
+use super::lanes::{F32x8, Lanes, WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::Vectorised;
@@ -156,30 +156,35 @@ impl<B: Block> Dots for Blocks<'_, B> {
         let row = &self.weights[row * n..][..n];
         let quants = &self.quants[first * n..][..N * n];
         let scales = &self.scales[first * n..][..N * n];
+        // Even and odd blocks are summed apart.
         let mut sums = [ZERO; N];
-        for (i, block) in row.iter().enumerate() {
-            let (d, w) = block.unpack();
-            let (d, [w_low, w_high]) = (f16_to_f32(d), halves(&w));
-            for t in 0..N {
-                let [x_low, x_high] = halves(&quants[t * n + i]);
-                // Two products of at most 128 · 127 fit 16 bits.
-                let products = w_low.product(x_low).sum(w_high.product(x_high)).to_f32();
-                let scale = F32x8::splat(d * scales[t * n + i]);
-                sums[t] = [
-                    sums[t][0].add_product(products[0], scale),
-                    sums[t][1].add_product(products[1], scale),
-                ];
-            }
+        for i in (0..n - n % 2).step_by(2) {
+            add_block::<B, N, 0>(&mut sums, row, quants, scales, i);
+            add_block::<B, N, 1>(&mut sums, row, quants, scales, i + 1);
+        }
+        if n % 2 == 1 {
+            add_block::<B, N, 0>(&mut sums, row, quants, scales, n - 1);
         }
         fold(&sums)
     }
 }
 
-/// The two halves of a block, widened.
+/// Adds block i of a row times block i of N tokens to the sums of its parity P.
 #[inline(always)]
-fn halves(block: &[i8; BLOCK]) -> [I16x16; 2] {
-    let (halves, _) = block.as_chunks::<WIDTH>();
-    [I16x16::widen(&halves[0]), I16x16::widen(&halves[1])]
+fn add_block<B: Block, const N: usize, const P: usize>(
+    sums: &mut [Lanes; N],
+    row: &[B],
+    quants: &[[i8; BLOCK]],
+    scales: &[f32],
+    i: usize,
+) {
+    let (d, w) = row[i].unpack();
+    let d = f16_to_f32(d);
+    for t in 0..N {
+        let at = t * row.len() + i;
+        let scale = F32x8::splat(d * scales[at]);
+        sums[t][P] = sums[t][P].add_product(F32x8::sums_of_four(&w, &quants[at]), scale);
+    }
 }
 
 /// Quantises activations in blocks of 32 to 8 bits, symmetrically, rounding half away from zero.
