@@ -5,6 +5,12 @@
 
 #![deny(unsafe_code)]
 
+mod blocks;
+mod rows;
+mod search;
+
+pub use rows::{RowError, quantize_row};
+
 use rayon::prelude::*;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +19,7 @@ use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::{MANIFEST, write_manifest};
-use xelm_runtime::quant::{DType, dequantize_row, quantize_row};
+use xelm_runtime::quant::{DType, dequantize_row};
 use xelm_runtime::set::{ARCH_SET, SET_FILE, Set, file_identity, keys as set_keys};
 
 /// Which type each matrix of a file gets. Vectors and the position table stay F32.
@@ -209,7 +215,7 @@ fn converted<'a>(tensor: &'a Tensor<'a>, to: DType) -> impl Iterator<Item = Vec<
             |floats, (row, out)| {
                 // The sizes are those of whole rows, and both types hold real numbers.
                 dequantize_row(tensor.dtype, row, floats)
-                    .and_then(|()| quantize_row(to, floats, out))
+                    .map(|()| quantize_row(to, floats, None, out))
                     .expect("a row of a checked matrix");
             },
         );
