@@ -11,6 +11,8 @@ use xelm_runtime::quant::{DType, quantize_row as quantize_simply};
 pub enum RowError {
     /// It holds NaN or an infinity.
     NotFinite,
+    /// The type has no scale for numbers as large.
+    TooLarge,
     /// The importance has another length than the row, or holds negative numbers, NaN or infinities.
     Importance,
     /// It is no whole number of blocks, the output has another size, or the type holds no real numbers.
@@ -21,6 +23,7 @@ impl fmt::Display for RowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             RowError::NotFinite => "it holds NaN or an infinity",
+            RowError::TooLarge => "its numbers are too large for the type",
             RowError::Importance => {
                 "its importance is not one finite number per column, none negative"
             }
