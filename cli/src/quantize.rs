@@ -3,13 +3,18 @@
 use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
-use xelm_quantize::{Recipe, quantize_file, quantize_set};
+use xelm_quantize::{
+    Options, Override, Plan, Planned, Recipe, Sizes, plan_file, plan_set, quantize_file,
+    quantize_set,
+};
 use xelm_train::card::carry_card;
 
 /// Quantises an expert file, or every expert of a set.
 ///
-/// q8_0 stores 8.5 bits per weight, q4_0 4.5 (and the embedding in q8_0), f16 16. The blocks are ggml's,
-/// bit for bit. Vectors and the position table stay in full precision.
+/// Bits per weight: f16 and bf16 16, q8_0 8.5, q6_k 6.6, q5_k_m about 5.9, q4_k_m about 5.1, q4_1 5, q4_0 4.5.
+/// The embedding is in q8_0 with q4_0 and q4_1, in q6_k with the k_m mixes, which also give some other
+/// matrices more bits. The blocks are ggml's, bit for bit. Vectors and the position table stay in full
+/// precision.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Expert file to quantise.
@@ -18,12 +23,19 @@ pub(crate) struct Args {
     /// Folder of the set to quantise.
     #[arg(long, value_name = "DIR")]
     set: Option<PathBuf>,
-    /// How to store the weights: f32, f16, q8_0 or q4_0.
+    /// How to store the weights: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0.
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_recipe)]
     recipe: Recipe,
+    /// Store the matrices with such names in another type; * stands for any characters, and of several
+    /// patterns that fit the last counts.
+    #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
+    overrides: Vec<Override>,
     /// File or folder to write.
-    #[arg(long, value_name = "PATH")]
-    out: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+    /// Print the type and size of every tensor, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Print the sizes as JSON.
     #[arg(long)]
     json: bool,
@@ -39,26 +51,61 @@ fn parse_recipe(name: &str) -> std::result::Result<Recipe, String> {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
+        let options = Options { overrides: &self.overrides, ..Options::from(self.recipe) };
+        let Some(out) = self.out.as_ref().filter(|_| !self.dry_run) else {
+            return self.print_plans(options);
+        };
         let sizes = match (&self.expert, &self.set) {
-            (Some(file), _) => quantize_file(file, &self.out, self.recipe)?,
+            (Some(file), _) => quantize_file(file, out, options)?,
             (None, set) => {
-                let set = set.as_deref().unwrap_or(&self.out);
-                let sizes = quantize_set(set, &self.out, self.recipe)?;
-                carry_card(set, &self.out)?;
+                let set = set.as_deref().unwrap_or(out);
+                let sizes = quantize_set(set, out, options)?;
+                carry_card(set, out)?;
                 sizes
             }
         };
         if self.json {
             return print_line(json!({
-                "out": self.out, "bytes_before": sizes.before, "bytes": sizes.after
+                "out": out, "bytes_before": sizes.before, "bytes": sizes.after
             }));
         }
         let share = 100.0 * sizes.after as f64 / sizes.before as f64;
         print_line(format_args!(
             "{}\t{} bytes ({share:.0} % of {})",
-            self.out.display(),
+            out.display(),
             sizes.after,
             sizes.before
         ))
+    }
+
+    /// A line per tensor and one per file, or an object per file.
+    fn print_plans(&self, options: Options<'_>) -> Result<()> {
+        let plans = match (&self.expert, &self.set) {
+            (Some(file), _) => vec![(file.display().to_string(), plan_file(file, options)?)],
+            (None, set) => plan_set(set.as_deref().unwrap_or("".as_ref()), options)?,
+        };
+        for (file, Plan { tensors, sizes }) in plans {
+            if self.json {
+                let tensor = |t: &Planned| {
+                    json!({
+                        "name": t.name, "dims": t.dims, "type_before": t.from.name(),
+                        "type": t.to.name(), "bytes": t.bytes
+                    })
+                };
+                print_line(json!({
+                    "file": file, "bytes_before": sizes.before, "bytes": sizes.after,
+                    "tensors": tensors.iter().map(tensor).collect::<Vec<_>>()
+                }))?;
+                continue;
+            }
+            for t in tensors {
+                let (from, to) = (t.from.name(), t.to.name());
+                print_line(format_args!("{}\t{:?}\t{from}\t{to}\t{}", t.name, t.dims, t.bytes))?;
+            }
+            let share = 100.0 * sizes.after as f64 / sizes.before as f64;
+            let Sizes { before, after } = sizes;
+            print_line(format_args!("{file}\t{after} bytes ({share:.0} % of {before})"))?;
+        }
+        Ok(())
     }
 }

@@ -5,131 +5,26 @@
 
 #![deny(unsafe_code)]
 
+mod blocks;
+mod error;
+mod recipe;
+mod rows;
+mod search;
+
+pub use error::{Error, Result};
+pub use recipe::{Importance, Options, Override, Recipe};
+pub use rows::{RowError, quantize_row};
+
+use error::{file, io};
 use rayon::prelude::*;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use xelm_runtime::config::{Role, TensorId};
+use std::path::Path;
+use xelm_runtime::config::TensorId;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::{MANIFEST, write_manifest};
-use xelm_runtime::quant::{DType, dequantize_row, quantize_row};
+use xelm_runtime::quant::{DType, dequantize_row};
 use xelm_runtime::set::{ARCH_SET, SET_FILE, Set, file_identity, keys as set_keys};
-
-/// Which type each matrix of a file gets. Vectors and the position table stay F32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipe {
-    /// Everything in F32 (undoes a quantisation, as far as that goes).
-    F32,
-    /// Every matrix in half precision.
-    F16,
-    /// Every matrix in Q8_0.
-    Q8_0,
-    /// Matrices in Q4_0, the embedding, which is also the output layer, in Q8_0.
-    Q4_0,
-}
-
-impl Recipe {
-    /// All recipes.
-    pub const ALL: [Recipe; 4] = [Recipe::F32, Recipe::F16, Recipe::Q8_0, Recipe::Q4_0];
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Recipe::F32 => "f32",
-            Recipe::F16 => "f16",
-            Recipe::Q8_0 => "q8_0",
-            Recipe::Q4_0 => "q4_0",
-        }
-    }
-
-    /// llama.cpp's `general.file_type`.
-    const fn file_type(self) -> u32 {
-        match self {
-            Recipe::F32 => 0,
-            Recipe::F16 => 1,
-            Recipe::Q4_0 => 2,
-            Recipe::Q8_0 => 7,
-        }
-    }
-
-    /// The type of a tensor with rows of `n_cols` numbers. Rows that are no whole number of blocks are
-    /// kept in half precision.
-    fn dtype(self, tensor: TensorId, n_cols: usize) -> DType {
-        if !tensor.role.is_quantizable() {
-            return DType::F32;
-        }
-        let wanted = match (self, tensor.role) {
-            (Recipe::F32, _) => DType::F32,
-            (Recipe::F16, _) => DType::F16,
-            (Recipe::Q8_0, _) | (Recipe::Q4_0, Role::TokenEmbd) => DType::Q8_0,
-            (Recipe::Q4_0, _) => DType::Q4_0,
-        };
-        if wanted.row_bytes(n_cols).is_some() { wanted } else { DType::F16 }
-    }
-}
-
-/// What went wrong, and with which file.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// The operating system refused something.
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// A file is not what it should be.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The rule that it breaks.
-        source: xelm_runtime::Error,
-    },
-    /// A file would overwrite its own source.
-    SameFile(PathBuf),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            Error::File { path, source } => write!(f, "{}: {source}", path.display()),
-            Error::SameFile(path) => {
-                write!(f, "{}: the output would overwrite the input", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Io { source, .. } => Some(source),
-            Error::File { source, .. } => Some(source),
-            Error::SameFile(_) => None,
-        }
-    }
-}
-
-/// What every fallible function here returns.
-pub type Result<T> = std::result::Result<T, Error>;
-
-fn io(path: &Path) -> impl Fn(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { path: path.clone(), source }
-}
-
-fn file(path: &Path) -> impl Fn(xelm_runtime::Error) -> Error {
-    let path = path.to_owned();
-    move |source| match source {
-        xelm_runtime::Error::Io { errno } => {
-            Error::Io { path: path.clone(), source: std::io::Error::from_raw_os_error(errno) }
-        }
-        source => Error::File { path: path.clone(), source },
-    }
-}
 
 /// Sizes before and after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,36 +35,118 @@ pub struct Sizes {
     pub after: u64,
 }
 
-/// Quantises one model file.
+/// What a file would become.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its tensors, in their order.
+    pub tensors: Vec<Planned>,
+    /// Bytes of the whole file.
+    pub sizes: Sizes,
+}
+
+/// What a tensor would become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, the length of a row first.
+    pub dims: Vec<usize>,
+    /// The type it has.
+    pub from: DType,
+    /// The type it would get.
+    pub to: DType,
+    /// Bytes of its data, in that type.
+    pub bytes: u64,
+}
+
+/// Quantises one model file. Tensors that keep their type are copied as they are.
 ///
 /// # Errors
-/// The input is no model file, or the output cannot be written.
-pub fn quantize_file(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
+/// The input is no model file; a row holds NaN or infinities, or is too large for its type; an override fits
+/// no matrix, or not its rows; an importance does not fit; or the output cannot be written.
+pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
+    let options = options.into();
     let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
     if same(from, to) == Some(true) {
         return Err(Error::SameFile(to.to_owned()));
     }
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
-    // Only whole models: a set or a checkpoint would be quantised into nonsense.
-    Expert::check(&gguf).map_err(file(from))?;
-    let plan: Vec<(Tensor<'_>, DType)> = gguf
-        .tensors()
-        .filter_map(|t| Some((t, recipe.dtype(TensorId::parse(t.name)?, t.n_cols()))))
-        .collect();
-    let mut writer = header(&gguf, recipe);
-    for (tensor, dtype) in &plan {
-        let dims = &tensor.dims[..tensor.n_dims];
-        writer.tensor(tensor.name, *dtype, dims).map_err(file(to))?;
-    }
+    let (types, writer) = described(&gguf, from, &options)?;
     let out = AtomicFile::create(to).map_err(io(to))?;
     let mut body = writer.begin(out).map_err(file(to))?;
-    for (tensor, dtype) in &plan {
-        body.tensor(converted(tensor, *dtype)).map_err(file(to))?;
+    for (tensor, dtype) in &types {
+        let importance = options.importance.and_then(|of| of.get(tensor.name));
+        let mut failure = None;
+        let parts = converted(tensor, *dtype, importance.map(|w| &w[..]));
+        let parts = parts.map_while(|part| part.map_err(|source| failure = Some(source)).ok());
+        let written = body.tensor(parts);
+        if let Some(source) = failure {
+            return Err(Error::Tensor { path: from.into(), name: tensor.name.into(), source });
+        }
+        written.map_err(file(to))?;
     }
     body.finish().map_err(file(to))?.commit().map_err(io(to))?;
     let size = |path: &Path| Ok(std::fs::metadata(path).map_err(io(path))?.len());
     Ok(Sizes { before: size(from)?, after: size(to)? })
+}
+
+/// What [`quantize_file`] would write, without writing or converting anything.
+///
+/// # Errors
+/// As [`quantize_file`], but for rows, importances and the output, which are not looked at.
+pub fn plan_file<'a>(from: &Path, options: impl Into<Options<'a>>) -> Result<Plan> {
+    let input = MappedFile::open(from).map_err(io(from))?;
+    let gguf = input.gguf().map_err(file(from))?;
+    let (types, writer) = described(&gguf, from, &options.into())?;
+    let before = std::fs::metadata(from).map_err(io(from))?.len();
+    let planned = |(tensor, to): &(Tensor<'_>, DType)| Planned {
+        name: tensor.name.to_owned(),
+        dims: tensor.dims[..tensor.n_dims].to_vec(),
+        from: tensor.dtype,
+        to: *to,
+        bytes: (tensor.n_rows() * to.row_bytes(tensor.n_cols()).unwrap_or(0)) as u64,
+    };
+    Ok(Plan {
+        tensors: types.iter().map(planned).collect(),
+        sizes: Sizes { before, after: writer.file_len() },
+    })
+}
+
+/// The tensors of a model with the types they get, and the header that says so.
+fn described<'a>(
+    gguf: &Gguf<'a>,
+    path: &Path,
+    options: &Options<'_>,
+) -> Result<(Vec<(Tensor<'a>, DType)>, Writer)> {
+    // Only whole models: a set or a checkpoint would be quantised into nonsense.
+    let (config, _) = Expert::check(gguf).map_err(file(path))?;
+    let mut types = Vec::new();
+    let mut used = vec![false; options.overrides.len()];
+    for tensor in gguf.tensors() {
+        let Some(id) = TensorId::parse(tensor.name) else { continue };
+        let mut dtype = options.recipe.dtype(id, tensor.n_cols(), config.n_layer);
+        for (chosen, used) in options.overrides.iter().zip(&mut used) {
+            if id.role.is_quantizable() && chosen.fits(tensor.name) {
+                (dtype, *used) = (chosen.dtype, true);
+            }
+        }
+        if dtype.row_bytes(tensor.n_cols()).is_none() {
+            let (path, name) = (path.to_owned(), tensor.name.to_owned());
+            return Err(Error::Tensor { path, name, source: RowError::Shape });
+        }
+        types.push((tensor, dtype));
+    }
+    if let Some(unused) = used.iter().position(|used| !used) {
+        let pattern = options.overrides[unused].pattern.clone();
+        return Err(Error::NoSuchTensor { path: path.to_owned(), pattern });
+    }
+    let mut writer = header(gguf, options.recipe);
+    for (tensor, dtype) in &types {
+        let dims = &tensor.dims[..tensor.n_dims];
+        writer.tensor(tensor.name, *dtype, dims).map_err(file(path))?;
+    }
+    Ok((types, writer))
 }
 
 /// Everything that the input says of itself, with the new file type.
@@ -193,27 +170,33 @@ fn header(gguf: &Gguf<'_>, recipe: Recipe) -> Writer {
 const ROWS: usize = 1024;
 
 /// A tensor's bytes in another type, in parts.
-fn converted<'a>(tensor: &'a Tensor<'a>, to: DType) -> impl Iterator<Item = Vec<u8>> + 'a {
+fn converted<'a>(
+    tensor: &'a Tensor<'a>,
+    to: DType,
+    importance: Option<&'a [f32]>,
+) -> impl Iterator<Item = std::result::Result<Vec<u8>, RowError>> + 'a {
     let n_cols = tensor.n_cols();
-    // Both types hold whole blocks in a row: the input by its reader's rule, the output by the recipe's.
+    // Both types hold whole blocks in a row: the input by its reader's rule, the output was asked.
     let from_bytes = tensor.dtype.row_bytes(n_cols).unwrap_or(1);
     let to_bytes = to.row_bytes(n_cols).unwrap_or(1);
     tensor.bytes.chunks(ROWS * from_bytes).map(move |rows| {
         if tensor.dtype == to {
-            return rows.to_vec();
+            return Ok(rows.to_vec());
         }
         let mut out = vec![0; rows.len() / from_bytes * to_bytes];
         let pairs = rows.par_chunks_exact(from_bytes).zip(out.par_chunks_exact_mut(to_bytes));
-        pairs.for_each_init(
+        pairs.try_for_each_init(
             || vec![0.0f32; n_cols],
             |floats, (row, out)| {
-                // The sizes are those of whole rows, and both types hold real numbers.
-                dequantize_row(tensor.dtype, row, floats)
-                    .and_then(|()| quantize_row(to, floats, out))
-                    .expect("a row of a checked matrix");
+                dequantize_row(tensor.dtype, row, floats).map_err(|_| RowError::Shape)?;
+                quantize_row(to, floats, importance, out)?;
+                // Scales are in half precision, which ends at 65504.
+                dequantize_row(to, out, floats).map_err(|_| RowError::Shape)?;
+                let fits = floats.iter().all(|v| v.is_finite());
+                if fits { Ok(()) } else { Err(RowError::TooLarge) }
             },
-        );
-        out
+        )?;
+        Ok(out)
     })
 }
 
@@ -221,7 +204,8 @@ fn converted<'a>(tensor: &'a Tensor<'a>, to: DType) -> impl Iterator<Item = Vec<
 ///
 /// # Errors
 /// As [`quantize_file`]; an expert file is missing.
-pub fn quantize_set(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
+pub fn quantize_set<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
+    let options = options.into();
     let path = from.join(SET_FILE);
     let input = MappedFile::open(&path).map_err(io(&path))?;
     let gguf = input.gguf().map_err(file(&path))?;
@@ -230,7 +214,7 @@ pub fn quantize_set(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
     let (mut sizes, mut hashes) = (Vec::new(), Vec::new());
     for entry in set.entries() {
         let target = to.join(entry.file);
-        let Sizes { before, after } = quantize_file(&from.join(entry.file), &target, recipe)?;
+        let Sizes { before, after } = quantize_file(&from.join(entry.file), &target, options)?;
         total.before += before;
         total.after += after;
         let (size, sha256) = file_identity(&target).map_err(io(&target))?;
@@ -259,4 +243,18 @@ pub fn quantize_set(from: &Path, to: &Path, recipe: Recipe) -> Result<Sizes> {
     body.finish().map_err(file(&target))?.commit().map_err(io(&target))?;
     write_manifest(to).map_err(file(&to.join(MANIFEST)))?;
     Ok(total)
+}
+
+/// What [`quantize_set`] would make of each expert: names of files, and their plans.
+///
+/// # Errors
+/// As [`plan_file`]; an expert file is missing.
+pub fn plan_set<'a>(from: &Path, options: impl Into<Options<'a>>) -> Result<Vec<(String, Plan)>> {
+    let options = options.into();
+    let path = from.join(SET_FILE);
+    let input = MappedFile::open(&path).map_err(io(&path))?;
+    let gguf = input.gguf().map_err(file(&path))?;
+    let set = Set::open(&gguf).map_err(file(&path))?;
+    let plan = |name: &str| Ok((name.to_owned(), plan_file(&from.join(name), options)?));
+    set.entries().map(|entry| plan(entry.file)).collect()
 }

@@ -180,7 +180,11 @@ impl fmt::Display for Error {
                 write!(f, "general.architecture is not {expected}")
             }
             Error::UnsupportedDType { found } => {
-                write!(f, "ggml type {found} is not supported (F32, F16, Q4_0, Q8_0 are)")
+                write!(
+                    f,
+                    "ggml type {found} is not supported (F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K \
+                     and Q6_K are)"
+                )
             }
             Error::MissingTensor { name } => write!(f, "the tensor {name} is missing"),
             Error::WrongShape { name } => {

@@ -237,12 +237,9 @@ fn checked<'a>(tensor: &Tensor<'a>, id: TensorId, config: &Config) -> Result<Mat
     if (tensor.n_rows(), tensor.n_cols(), tensor.n_dims) != (n_rows, n_cols, n_dims) {
         return Err(Error::WrongShape { name });
     }
-    let allowed = match tensor.dtype {
-        DType::F32 => true,
-        DType::F16 | DType::Q4_0 | DType::Q8_0 => id.role.is_quantizable(),
-        DType::I8 | DType::I32 | DType::I64 => false,
-    };
-    let align = if tensor.dtype == DType::F32 { align_of::<f32>() } else { align_of::<u16>() };
+    let is_f32 = tensor.dtype == DType::F32;
+    let allowed = is_f32 || (id.role.is_quantizable() && tensor.dtype.holds_weights());
+    let align = if is_f32 { align_of::<f32>() } else { align_of::<u16>() };
     if !allowed || !tensor.bytes.as_ptr().addr().is_multiple_of(align) {
         return Err(Error::WrongShape { name });
     }

@@ -160,13 +160,25 @@ impl Writer {
         Ok(())
     }
 
+    /// Bytes of the whole file, with the tensors described so far.
+    pub fn file_len(&self) -> u64 {
+        let header = self.header_len();
+        let header =
+            if self.sizes.is_empty() { header } else { header.next_multiple_of(ALIGNMENT) };
+        (header + self.offset) as u64
+    }
+
+    fn header_len(&self) -> usize {
+        24 + self.kv.len() + self.infos.len()
+    }
+
     /// Writes the header; the tensors' bytes follow through the returned [`Body`].
     ///
     /// # Errors
     /// The writer's.
     pub fn begin<W: Write>(self, mut out: W) -> Result<Body<W>> {
         let n_tensors = self.sizes.len() as u64;
-        let len = 24 + self.kv.len() + self.infos.len();
+        let len = self.header_len();
         out.write_all(&MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
         out.write_all(&n_tensors.to_le_bytes())?;

@@ -25,6 +25,12 @@ impl F32x8 {
         F32x8([x; 8])
     }
 
+    /// One number for the first four lanes, another for the last.
+    #[inline(always)]
+    pub(super) fn halves([a, b]: [f32; 2]) -> Self {
+        F32x8([a, a, a, a, b, b, b, b])
+    }
+
     /// self + a · b, rounded twice.
     #[inline(always)]
     pub(super) fn add_product(self, a: Self, b: Self) -> Self {

@@ -6,14 +6,18 @@
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+mod groups;
 mod lanes;
 mod portable;
 
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
 use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
-use crate::quant::{BLOCK, BlockQ4_0, BlockQ8_0, DType};
+use crate::quant::{
+    BLOCK, Bf16, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, DType,
+};
 use core::marker::PhantomData;
+use groups::MatmulGroups;
 use portable::{MatmulBlocks, MatmulDense};
 
 pub use portable::KvElement;
@@ -27,6 +31,11 @@ pub struct Kernels {
     f16: MatmulFn,
     q4_0: MatmulFn,
     q8_0: MatmulFn,
+    bf16: MatmulFn,
+    q4_1: MatmulFn,
+    q4_k: MatmulFn,
+    q5_k: MatmulFn,
+    q6_k: MatmulFn,
 }
 
 /// out[t, r] = Σ w[r, c] · x[t, c] for the rows r of `w` that `out` owns and every token t.
@@ -53,6 +62,11 @@ impl Kernels {
             f16: |isa, w, x, out| isa.run(MatmulDense::<u16>(w, x, out, PhantomData)),
             q4_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_0>(w, x, out, PhantomData)),
             q8_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ8_0>(w, x, out, PhantomData)),
+            bf16: |isa, w, x, out| isa.run(MatmulDense::<Bf16>(w, x, out, PhantomData)),
+            q4_1: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ4_1>(w, x, out, PhantomData)),
+            q4_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ4K>(w, x, out, PhantomData)),
+            q5_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ5K>(w, x, out, PhantomData)),
+            q6_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ6K>(w, x, out, PhantomData)),
         };
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         if let Some(kernels) = avx2::kernels(portable) {
@@ -82,7 +96,7 @@ impl Kernels {
         let (Matrix { n_rows, n_cols, .. }, _) = linear(0);
         let lane_len = x.len() / n_lanes;
         let scales_len = n_scales(lane_len);
-        let is_quantized = |lane| matches!(linear(lane).0.dtype, DType::Q4_0 | DType::Q8_0);
+        let is_quantized = |lane| linear(lane).0.dtype.is_quantized();
         for lane in (0..n_lanes).filter(|&lane| is_quantized(lane)) {
             let x = &x[lane * lane_len..][..lane_len];
             let quants = &mut quants[lane * lane_len..][..lane_len];
@@ -102,6 +116,11 @@ impl Kernels {
                 DType::F32 => self.f32,
                 DType::F16 => self.f16,
                 DType::Q4_0 => self.q4_0,
+                DType::BF16 => self.bf16,
+                DType::Q4_1 => self.q4_1,
+                DType::Q4K => self.q4_k,
+                DType::Q5K => self.q5_k,
+                DType::Q6K => self.q6_k,
                 // Opening a model refuses every other type for a matrix.
                 _ => self.q8_0,
             };
@@ -204,7 +223,7 @@ pub(crate) const fn n_scales(n: usize) -> usize {
 mod tests {
     use super::*;
     use crate::parallel::Serial;
-    use crate::quant::{dequantize_row, quantize_row};
+    use crate::quant::{SUPER_BLOCK, dequantize_row, f32_to_f16, quantize_row};
     use crate::rng::Rng;
     use std::vec;
     use std::vec::Vec;
@@ -213,22 +232,42 @@ mod tests {
         (0..n).map(|_| rng.next_normal()).collect()
     }
 
+    /// A row of a type: of the given numbers, or of random super-blocks with numbers of that size.
+    fn store(dtype: DType, rng: &mut Rng, row: &[f32], out: &mut [u8]) {
+        if dtype.block_len() < SUPER_BLOCK {
+            return quantize_row(dtype, row, out).unwrap();
+        }
+        for block in out.chunks_exact_mut(dtype.block_bytes()) {
+            block.fill_with(|| rng.next_u32() as u8);
+            let mut half = |x: f32| f32_to_f16(x * (0.5 + rng.next_f32())).to_le_bytes();
+            match dtype {
+                DType::Q6K => block[208..].copy_from_slice(&half(6e-4)),
+                _ => {
+                    block[..2].copy_from_slice(&half(2e-3));
+                    block[2..4].copy_from_slice(&half(2e-2));
+                }
+            }
+        }
+    }
+
     /// Every instruction set against double precision and, bit for bit, against `portable`; every
     /// number of tokens against one at a time.
     #[test]
     fn matmul_of_every_type_isa_and_batch() {
         let mut rng = Rng::new(11, 0);
-        for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q8_0] {
-            for (n_rows, n_cols) in [(1, 32), (7, 64), (33, 96), (16, 160), (5, 2048)] {
+        let types = DType::ALL.into_iter().filter(|dtype| dtype.holds_weights());
+        let shapes = [(1, 32), (7, 64), (33, 96), (16, 160), (3, 256), (17, 768), (5, 2048)];
+        for dtype in types {
+            for (n_rows, n_cols) in shapes {
+                let Some(row_bytes) = dtype.row_bytes(n_cols) else { continue };
                 for n in [1usize, 2, 3, 4, 5, 9] {
                     let dense = random(&mut rng, n_rows * n_cols);
-                    let row_bytes = dtype.row_bytes(n_cols).unwrap();
                     let mut bytes = vec![0; row_bytes * n_rows];
                     let mut weights = vec![0.0; dense.len()];
                     for r in 0..n_rows {
                         let stored = &mut bytes[r * row_bytes..][..row_bytes];
                         let row = r * n_cols..(r + 1) * n_cols;
-                        quantize_row(dtype, &dense[row.clone()], stored).unwrap();
+                        store(dtype, &mut rng, &dense[row.clone()], stored);
                         dequantize_row(dtype, stored, &mut weights[row]).unwrap();
                     }
                     // At an aligned address, as in a mapped file.
@@ -257,8 +296,8 @@ mod tests {
                         assert_eq!(one, portable[t * n_rows..][..n_rows]);
                     }
                     // 8-bit activations lose up to half a step of 1/127 of a block's maximum.
-                    let quantized = matches!(dtype, DType::Q4_0 | DType::Q8_0);
-                    let tolerance = if quantized { 0.03 } else { 2e-6 } * (n_cols as f64).sqrt();
+                    let tolerance =
+                        if dtype.is_quantized() { 0.03 } else { 2e-6 } * (n_cols as f64).sqrt();
                     for t in 0..n {
                         for r in 0..n_rows {
                             let dot: f64 = (0..n_cols)

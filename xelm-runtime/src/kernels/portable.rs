@@ -7,7 +7,7 @@ use crate::expert::Matrix;
 use crate::isa::Vectorised;
 use crate::math;
 use crate::parallel::Columns;
-use crate::quant::{BLOCK, BlockQ4_0, BlockQ8_0, f16_to_f32, f32_to_f16};
+use crate::quant::{BLOCK, Bf16, BlockQ4_0, BlockQ8_0, f16_to_f32, f32_to_f16};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Tokens that share one pass over a weight row.
@@ -15,14 +15,14 @@ const TILE: usize = 4;
 
 /// The dot products of one weight row with activation rows. A trait rather than closures: closures are
 /// compiled on their own, without the instruction set of [`Vectorised::run`]'s caller.
-trait Dots {
+pub(super) trait Dots {
     /// The products of row `row` with the tokens `first..first + N`.
     fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N];
 }
 
 /// Fills `out`, [`TILE`] tokens sharing one pass over a weight row.
 #[inline(always)]
-fn matmul(weights: &impl Dots, mut out: Columns<'_>) {
+pub(super) fn matmul(weights: &impl Dots, mut out: Columns<'_>) {
     let n = out.n_rows();
     for row in out.range() {
         let mut t = 0;
@@ -355,6 +355,18 @@ impl KvElement for u16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f16_to_f32(self)
+    }
+}
+
+/// Weights only: nothing makes a cache of them.
+impl KvElement for Bf16 {
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        Bf16::to_f32(self)
     }
 }
 
