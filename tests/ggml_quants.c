@@ -184,8 +184,8 @@ int main(int argc, char ** argv) {
         const uint32_t n_tables = 13;
         put(&n_tables, 4);
         for (unsigned i = 0; i < sizeof(TYPES) / sizeof(*TYPES); ++i) {
-            const int is_searched = TYPES[i] != GGML_TYPE_F16 && TYPES[i] != GGML_TYPE_BF16 && TYPES[i] != GGML_TYPE_Q8_0;
-            for (int weighted = 0; weighted <= is_searched; ++weighted) {
+            // The first three have no search.
+            for (int weighted = 0; weighted <= (i >= 3); ++weighted) {
                 const uint32_t type = TYPES[i];
                 quantize(type, x, y, n_rows, n_cols, weighted ? w : NULL);
                 dequantize(type, y, back, n);

@@ -2,7 +2,7 @@
 # Our blocks against those of ggml's own C, bit for bit: every type, with and without an importance of the
 # columns, random rows and those that go wrong.
 #
-#   tests/ggml_quants.sh [N_BLOCKS]     a million super-blocks of 256 numbers by default, of each type
+#   tests/ggml_quants.sh [N_BLOCKS]     at least so many super-blocks of each type, by default a million
 #   tests/ggml_quants.sh --update       writes the committed blocks, fixtures/ggml_quants.bin
 #
 # ggml comes with the sources of llama-cpp-python from PyPI. Exit code 75: they could not be had. Everything is
@@ -33,7 +33,7 @@ cargo test --quiet -p xelm-quantize --test ggml --no-run
 fifo=$cache/blocks.$$
 trap 'rm -f "$fifo"' EXIT
 mkfifo "$fifo"
-# About 1.5 super-blocks in a row, 1,000 rows in a batch.
-"$cache/ggml_quants" "${SEED:-2}" $(((${1:-1000000} + 1499) / 1500)) 1000 > "$fifo" &
+# A row has one super-block of 256 numbers or two; 1,000 rows are a batch.
+"$cache/ggml_quants" "${SEED:-2}" $(((${1:-1000000} + 1399) / 1400)) 1000 > "$fifo" &
 XELM_GGML_BLOCKS=$PWD/$fifo cargo test --quiet -p xelm-quantize --test ggml -- --ignored --nocapture
 wait $!
