@@ -141,6 +141,9 @@ impl<B: Block> Tiles<'_, B> {
     }
 }
 
+/// Bytes between a block and the one that is fetched while it is computed with.
+const AHEAD: usize = 2048;
+
 /// Adds block i of a row times block i of N tokens to the sums of its parity P.
 ///
 /// # Safety
@@ -155,6 +158,9 @@ unsafe fn add_block<B: Block, const N: usize, const P: usize>(
 ) {
     // SAFETY: the caller guarantees the instructions; 32 bytes are read from arrays of as many.
     unsafe {
+        // The processor's own prefetching ends with a page, and an expert's pages are small. Nothing is read here, so
+        // that the address may lie behind the weights.
+        _mm_prefetch::<_MM_HINT_T0>((&raw const row[i]).wrapping_byte_add(AHEAD).cast());
         let w = row[i].numbers();
         let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(row[i].scale()))));
         let magnitudes = _mm256_abs_epi8(w);
