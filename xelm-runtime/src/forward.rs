@@ -8,7 +8,7 @@ use crate::cache::{layer_of, layer_of_mut};
 use crate::config::Config;
 use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
-use crate::kernels::{AttentionShape, Kernels, KvElement, n_scales};
+use crate::kernels::{AttentionShape, Kernels, KvElement, Quants, n_quants};
 use crate::parallel::Parallel;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::ops::Range;
@@ -39,8 +39,7 @@ pub(crate) struct Buffers<'m> {
     qkv: &'m mut [f32],               // [M, N, 3C]
     att: &'m mut [f32],               // [M, N, C]
     ff: &'m mut [f32],                // [M, N, F]
-    quants: &'m mut [i8],             // [M, N, max(C, F)] input of a quantised product
-    scales: &'m mut [f32],            // one per 32 of them
+    quants: &'m mut [Quants],         // [M, N, max(C, F)] numbers: input of a quantised product
     pub(crate) logits: &'m mut [f32], // [n_logits, V]
 }
 
@@ -64,8 +63,7 @@ impl<'m> Buffers<'m> {
             qkv: arena.take(of(3 * c)?)?,
             att: arena.take(of(c)?)?,
             ff: arena.take(of(f)?)?,
-            quants: arena.take(widest)?,
-            scales: arena.take(n_scales(widest) + n_lanes)?,
+            quants: arena.take(n_quants(widest))?,
             logits: arena.take(n_logits.checked_mul(config.n_vocab).ok_or(overflow)?)?,
         })
     }
@@ -102,7 +100,7 @@ pub(crate) fn forward<E: KvElement>(
     macro_rules! matmul {
         ($out:expr, $x:expr, $layer:expr, $w:ident) => {{
             let linear = |i: usize| ensemble.layer(lanes[i].expert, $layer).$w;
-            k.matmul(par, $out, $x, n_lanes, linear, (&mut *b.quants, &mut *b.scales));
+            k.matmul(par, $out, $x, n_lanes, linear, b.quants);
         }};
     }
     macro_rules! layer_norm {
@@ -167,7 +165,7 @@ pub(crate) fn head(
     }
     let logits = &mut b.logits[..n_lanes * n_rows * n_vocab];
     let linear = |i: usize| (ensemble.expert(lanes[i].expert).token_embd, &[][..]);
-    k.matmul(par, logits, h, n_lanes, linear, (&mut *b.quants, &mut *b.scales));
+    k.matmul(par, logits, h, n_lanes, linear, b.quants);
 }
 
 /// The lanes' parts of two buffers.

@@ -115,6 +115,20 @@ impl Columns<'_> {
         // matrix stays mutably borrowed in `split_columns` until all tasks are done.
         unsafe { *place = value };
     }
+
+    /// The elements `col..col + len` of a row.
+    ///
+    /// # Panics
+    /// They are not all in this task's columns.
+    #[inline(always)]
+    pub fn run(&mut self, row: usize, col: usize, len: usize) -> &mut [f32] {
+        let inside =
+            self.range.start <= col && col <= self.range.end && len <= self.range.end - col;
+        assert!(row < self.n_rows && inside);
+        let first = self.base.wrapping_add(row * self.n_cols + col);
+        // SAFETY: as in `set`; the slice borrows this value mutably, so that there is one at a time.
+        unsafe { core::slice::from_raw_parts_mut(first, len) }
+    }
 }
 
 /// A pointer that tasks may share because they use disjoint parts of what it points to.

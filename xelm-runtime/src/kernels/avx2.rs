@@ -1,192 +1,247 @@
-//! Products of quantised weights with AVX2: the sums of `portable`, in the same order, so the same bits.
+//! Vectors of AVX2: eight rows.
 
 #![allow(unsafe_code, reason = "vector instructions exist on some CPUs only, and take pointers")]
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
-use super::{Activations, Kernels};
-use crate::expert::Matrix;
-use crate::isa::Vectorised;
-use crate::parallel::Columns;
-use crate::quant::{BLOCK, BlockQ4_0, BlockQ8_0};
-use bytemuck::AnyBitPattern;
+use super::quants::Quants;
+use super::simd::Simd;
+use crate::isa::Isa;
 use core::arch::x86_64::*;
-use core::marker::PhantomData;
 
-/// The rows of the table that are better here than in plain Rust, where the instruction set includes AVX2.
-pub(super) fn kernels(others: Kernels) -> Option<Kernels> {
-    (others.isa.vector_bytes() >= 32).then_some(Kernels {
-        q4_0: |isa, w, x, out| isa.run(Matmul::<BlockQ4_0>(w, x, out, PhantomData)),
-        q8_0: |isa, w, x, out| isa.run(Matmul::<BlockQ8_0>(w, x, out, PhantomData)),
-        ..others
-    })
-}
+/// Proof that the CPU has AVX2 and F16C. Its methods are compiled for both where they are inlined into a
+/// [`Vectorised`](crate::isa::Vectorised) computation.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
 
-/// A product with weights in blocks of 32 and activations in 8 bits. Only the functions above make one, for an
-/// instruction set that includes AVX2.
-struct Matmul<'a, B>(&'a Matrix<'a>, &'a Activations<'a>, Columns<'a>, PhantomData<B>);
-
-/// A block of quantised weights.
-trait Block: AnyBitPattern {
-    /// Half-precision scale.
-    fn scale(&self) -> u16;
-
-    /// The 32 numbers.
-    ///
-    /// # Safety
-    /// The CPU has AVX2.
-    unsafe fn numbers(&self) -> __m256i;
-}
-
-impl Block for BlockQ8_0 {
-    #[inline(always)]
-    fn scale(&self) -> u16 {
-        self.d
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(&self) -> __m256i {
-        // SAFETY: 32 bytes are read from an array of as many; the caller guarantees the instructions.
-        unsafe { _mm256_loadu_si256(self.qs.as_ptr().cast()) }
-    }
-}
-
-impl Block for BlockQ4_0 {
-    #[inline(always)]
-    fn scale(&self) -> u16 {
-        self.d
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(&self) -> __m256i {
-        // SAFETY: 16 bytes are read from an array of as many; the caller guarantees the instructions.
-        unsafe {
-            let pairs = _mm_loadu_si128(self.qs.as_ptr().cast());
-            let both = _mm256_set_m128i(_mm_srli_epi16(pairs, 4), pairs);
-            let nibbles = _mm256_and_si256(both, _mm256_set1_epi8(0x0f));
-            _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8))
-        }
-    }
-}
-
-impl<B: Block> Vectorised for Matmul<'_, B> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Matmul(w, x, mut out, _) = self;
-        let n_blocks = w.n_cols / BLOCK;
-        let tiles = Tiles {
-            weights: w.elements::<B>(),
-            quants: x.quants.as_chunks::<BLOCK>().0,
-            scales: x.scales,
-            n_blocks,
-        };
-        // Row by row, so that the weights are one stream of memory; tokens share the unpacking of a row.
-        let n = out.n_rows();
-        for row in out.range() {
-            let mut t = 0;
-            while t + 4 <= n {
-                // SAFETY: `kernels` put this function into a table for CPUs with AVX2 only.
-                let sums: [f32; 4] = unsafe { tiles.sums(row, t) };
-                for i in 0..4 {
-                    out.set(t + i, row, sums[i]);
-                }
-                t += 4;
-            }
-            while t < n {
-                // SAFETY: as above.
-                let [sum] = unsafe { tiles.sums(row, t) };
-                out.set(t, row, sum);
-                t += 1;
-            }
-        }
-    }
-}
-
-struct Tiles<'a, B> {
-    weights: &'a [B],
-    quants: &'a [[i8; BLOCK]],
-    scales: &'a [f32],
-    n_blocks: usize,
-}
-
-impl<B: Block> Tiles<'_, B> {
-    /// The products of a row with N tokens from `first` on.
-    ///
-    /// # Safety
-    /// The CPU has AVX2 and F16C.
-    #[inline(always)]
-    unsafe fn sums<const N: usize>(&self, row: usize, first: usize) -> [f32; N] {
-        let n = self.n_blocks;
-        let row = &self.weights[row * n..][..n];
-        let quants = &self.quants[first * n..][..N * n];
-        let scales = &self.scales[first * n..][..N * n];
-        // SAFETY: the caller guarantees the instructions.
-        unsafe {
-            // Even and odd blocks are summed apart: two additions are under way at once.
-            let mut sums = [[_mm256_setzero_ps(); 2]; N];
-            for i in (0..n - n % 2).step_by(2) {
-                add_block::<B, N, 0>(&mut sums, row, quants, scales, i);
-                add_block::<B, N, 1>(&mut sums, row, quants, scales, i + 1);
-            }
-            if n % 2 == 1 {
-                add_block::<B, N, 0>(&mut sums, row, quants, scales, n - 1);
-            }
-            let mut folded = [0.0; N];
-            for t in 0..N {
-                folded[t] = fold(sums[t]);
-            }
-            folded
-        }
-    }
-}
-
-/// Bytes between a block and the one that is fetched while it is computed with.
-const AHEAD: usize = 2048;
-
-/// Adds block i of a row times block i of N tokens to the sums of its parity P.
-///
-/// # Safety
-/// The CPU has AVX2 and F16C.
-#[inline(always)]
-unsafe fn add_block<B: Block, const N: usize, const P: usize>(
-    sums: &mut [[__m256; 2]; N],
-    row: &[B],
-    quants: &[[i8; BLOCK]],
-    scales: &[f32],
-    i: usize,
-) {
-    // SAFETY: the caller guarantees the instructions; 32 bytes are read from arrays of as many.
-    unsafe {
-        // The processor's own prefetching ends with a page, and an expert's pages are small. Nothing is read here, so
-        // that the address may lie behind the weights.
-        _mm_prefetch::<_MM_HINT_T0>((&raw const row[i]).wrapping_byte_add(AHEAD).cast());
-        let w = row[i].numbers();
-        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(row[i].scale()))));
-        let magnitudes = _mm256_abs_epi8(w);
-        for t in 0..N {
-            let at = t * row.len() + i;
-            let x = _mm256_loadu_si256(quants[at].as_ptr().cast());
-            // |w| · (x with w's sign). Activations are at least -127, so that no sum of two saturates.
-            let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, w));
-            let lanes = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-            let scaled = _mm256_mul_ps(lanes, _mm256_set1_ps(d * scales[at]));
-            sums[t][P] = _mm256_add_ps(sums[t][P], scaled);
-        }
-    }
-}
-
-/// The sum of sixteen lanes, in the order of `lanes::fold`.
-///
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
-unsafe fn fold([even, odd]: [__m256; 2]) -> f32 {
+unsafe fn shift_count(n: usize) -> __m128i {
     // SAFETY: the caller guarantees the instructions.
-    unsafe {
-        let eight = _mm256_add_ps(even, odd);
-        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    unsafe { _mm_cvtsi32_si128(n as i32) }
+}
+
+// SAFETY of all calls of intrinsics below: `self` exists only where `of` found the instructions. Loads say themselves what
+// they read.
+impl Simd for Avx2 {
+    const ROWS: usize = 8;
+    type Ints = __m256i;
+    type Floats = __m256;
+
+    fn of(isa: Isa) -> Option<Self> {
+        (isa.vector_bytes() >= 32).then_some(Avx2(()))
+    }
+
+    #[inline(always)]
+    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [__m256i; 4] {
+        assert!(at + 16 <= row_bytes && rows.len() == 8 * row_bytes);
+        let row = |r: usize| rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+        // SAFETY: 16 bytes at `at` of eight rows, inside the slice by the assertion.
+        unsafe {
+            let a = _mm256_set_m128i(_mm_loadu_si128(row(4)), _mm_loadu_si128(row(0)));
+            let b = _mm256_set_m128i(_mm_loadu_si128(row(5)), _mm_loadu_si128(row(1)));
+            let c = _mm256_set_m128i(_mm_loadu_si128(row(6)), _mm_loadu_si128(row(2)));
+            let d = _mm256_set_m128i(_mm_loadu_si128(row(7)), _mm_loadu_si128(row(3)));
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ab2, cd2),
+                _mm256_unpackhi_epi64(ab2, cd2),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> __m256i {
+        assert!(at + 4 <= row_bytes && rows.len() == 8 * row_bytes);
+        let row = |r: usize| {
+            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
+            unsafe { first.read_unaligned() }
+        };
+        // SAFETY: see above.
+        unsafe { _mm256_setr_epi32(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)) }
+    }
+
+    #[inline(always)]
+    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> __m256 {
+        assert!(at + 2 <= row_bytes && rows.len() == 8 * row_bytes);
+        let row = |r: usize| {
+            let first: *const i16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
+            unsafe { first.read_unaligned() }
+        };
+        // SAFETY: see above.
+        unsafe {
+            _mm256_cvtph_ps(_mm_setr_epi16(
+                row(0),
+                row(1),
+                row(2),
+                row(3),
+                row(4),
+                row(5),
+                row(6),
+                row(7),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, rows: &[u8], at: usize) {
+        // SAFETY: nothing is read, so that any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(at).cast()) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: i32) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_and_si256(a, b) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    fn shl(self, x: __m256i, n: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_sll_epi32(x, shift_count(n)) }
+    }
+
+    #[inline(always)]
+    fn shr(self, x: __m256i, n: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_srl_epi32(x, shift_count(n)) }
+    }
+
+    #[inline(always)]
+    fn shr_signed(self, x: __m256i, n: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_sra_epi32(x, shift_count(n)) }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub_ints(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn factors(self, x: __m256i) -> __m256i {
+        self.pairs(x, x)
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(self, w: &[__m256i], x: &[[i8; 4]], s: Option<__m256i>) -> __m256i {
+        // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
+        let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
+        // SAFETY: see above.
+        unsafe {
+            let factors = s.unwrap_or(_mm256_set1_epi16(1));
+            let mut total = _mm256_setzero_si256();
+            for (w, x) in w.chunks(n).zip(x.chunks(n)) {
+                let mut sum = _mm256_setzero_si256();
+                for (&w, &x) in w.iter().zip(x) {
+                    let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(bytemuck::cast(x)));
+                    sum = _mm256_add_epi16(sum, pairs);
+                }
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, factors));
+            }
+            total
+        }
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, w: &[__m256i; 8], x: &Quants) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let mut total = _mm256_setzero_si256();
+            for (&w, &x) in w.iter().zip(&x.q) {
+                // |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
+                let x = _mm256_sign_epi8(_mm256_set1_epi32(bytemuck::cast(x)), w);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+            total
+        }
+    }
+
+    #[inline(always)]
+    fn pairs(self, a: __m256i, b: __m256i) -> __m256i {
+        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, ab: __m256i, x: [i16; 2]) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_madd_epi16(ab, _mm256_set1_epi32(bytemuck::cast(x))) }
+    }
+
+    #[inline(always)]
+    fn halves(self, x: __m256i) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let (low, high) = (self.and(x, self.splat(0xffff)), _mm256_srli_epi32(x, 16));
+            // Lanes 0 to 3 of both, then 4 to 7 of both.
+            let words = _mm256_packus_epi32(low, high);
+            let words = _mm256_permute4x64_epi64(words, 0b11_01_10_00);
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(words)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256(words, 1)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn floats(self, x: __m256i) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn splat_float(self, x: f32) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m256, out: &mut [f32]) {
+        let out: &mut [f32; 8] = out.first_chunk_mut().expect("a place for every lane");
+        // SAFETY: 32 bytes are written to an array of as many.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
     }
 }

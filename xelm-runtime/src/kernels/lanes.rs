@@ -3,7 +3,6 @@
 //! in one fixed order, so every instruction set gives the same bits.
 
 use super::KvElement;
-use crate::quant::BLOCK;
 
 /// Numbers per step of a sum.
 pub(super) const WIDTH: usize = 16;
@@ -20,17 +19,6 @@ pub(super) type Lanes = [F32x8; 2];
 pub(super) const ZERO: Lanes = [F32x8([0.0; 8]); 2];
 
 impl F32x8 {
-    #[inline(always)]
-    pub(super) fn splat(x: f32) -> Self {
-        F32x8([x; 8])
-    }
-
-    /// One number for the first four lanes, another for the last.
-    #[inline(always)]
-    pub(super) fn halves([a, b]: [f32; 2]) -> Self {
-        F32x8([a, a, a, a, b, b, b, b])
-    }
-
     /// self + a · b, rounded twice.
     #[inline(always)]
     pub(super) fn add_product(self, a: Self, b: Self) -> Self {
@@ -39,22 +27,6 @@ impl F32x8 {
             sum[i] += a.0[i] * b.0[i];
         }
         F32x8(sum)
-    }
-}
-
-impl F32x8 {
-    /// Of the products of two blocks, each four neighbours summed.
-    #[inline(always)]
-    pub(super) fn sums_of_four(a: &[i8; BLOCK], b: &[i8; BLOCK]) -> Self {
-        let mut sums = [0.0; 8];
-        for l in 0..8 {
-            let mut sum = 0;
-            for i in 4 * l..4 * l + 4 {
-                sum += i32::from(a[i]) * i32::from(b[i]);
-            }
-            sums[l] = sum as f32;
-        }
-        F32x8(sums)
     }
 }
 

@@ -6,9 +6,13 @@
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
-mod groups;
+mod blocks;
 mod lanes;
+mod panels;
 mod portable;
+mod quants;
+mod simd;
+mod weights;
 
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
@@ -16,12 +20,14 @@ use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
 use crate::quant::{
     BLOCK, Bf16, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, DType,
 };
+use blocks::MatmulBlocks;
 use core::marker::PhantomData;
-use groups::MatmulGroups;
-use portable::{MatmulBlocks, MatmulDense};
+use portable::MatmulDense;
+use simd::Simd;
 
 pub use portable::KvElement;
 pub(crate) use portable::LogSumExp;
+pub use quants::Quants;
 
 /// The functions that one CPU runs.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +53,8 @@ type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, Columns<'_>);
 pub struct Activations<'a> {
     /// The numbers.
     pub x: &'a [f32],
-    /// `x[i] ≈ scales[i / 32] · quants[i]`.
-    pub quants: &'a [i8],
-    /// One scale per 32 numbers.
-    pub scales: &'a [f32],
+    /// `[n_cols / 32, n_tokens]` groups of 32.
+    pub quants: &'a [Quants],
 }
 
 impl Kernels {
@@ -63,16 +67,29 @@ impl Kernels {
             q4_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_0>(w, x, out, PhantomData)),
             q8_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ8_0>(w, x, out, PhantomData)),
             bf16: |isa, w, x, out| isa.run(MatmulDense::<Bf16>(w, x, out, PhantomData)),
-            q4_1: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ4_1>(w, x, out, PhantomData)),
-            q4_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ4K>(w, x, out, PhantomData)),
-            q5_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ5K>(w, x, out, PhantomData)),
-            q6_k: |isa, w, x, out| isa.run(MatmulGroups::<BlockQ6K>(w, x, out, PhantomData)),
+            q4_1: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_1>(w, x, out, PhantomData)),
+            q4_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4K>(w, x, out, PhantomData)),
+            q5_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ5K>(w, x, out, PhantomData)),
+            q6_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ6K>(w, x, out, PhantomData)),
         };
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        if let Some(kernels) = avx2::kernels(portable) {
-            return kernels;
+        if avx2::Avx2::of(isa).is_some() {
+            return portable.with::<avx2::Avx2>();
         }
         portable
+    }
+
+    /// The products with quantised weights over the vectors of `S`.
+    fn with<S: Simd>(self) -> Self {
+        Kernels {
+            q4_0: panels::matmul::<S, BlockQ4_0>,
+            q8_0: panels::matmul::<S, BlockQ8_0>,
+            q4_1: panels::matmul::<S, BlockQ4_1>,
+            q4_k: panels::matmul::<S, BlockQ4K>,
+            q5_k: panels::matmul::<S, BlockQ5K>,
+            q6_k: panels::matmul::<S, BlockQ6K>,
+            ..self
+        }
     }
 
     /// The instruction set in use.
@@ -82,8 +99,8 @@ impl Kernels {
 
     /// out[l, t, :] = x[l, t, :] · w(l)ᵀ (+ bias) for each of `n_lanes` lanes and each of a lane's n
     /// tokens; all matrices have one shape, though not one type. `out` is `[n_lanes, n, n_rows]`, `x`
-    /// `[n_lanes, n, n_cols]`; `quants` and `scales` are scratch for as many numbers as `x` has.
-    /// The lanes' work is one phase.
+    /// `[n_lanes, n, n_cols]`; `quants` is scratch for as many numbers as `x` has. The lanes' work is one
+    /// phase.
     pub(crate) fn matmul<'w>(
         &self,
         par: &dyn Parallel,
@@ -91,26 +108,28 @@ impl Kernels {
         x: &[f32],
         n_lanes: usize,
         linear: impl Fn(usize) -> (Matrix<'w>, &'w [f32]) + Sync,
-        (quants, scales): (&mut [i8], &mut [f32]),
+        quants: &mut [Quants],
     ) {
         let (Matrix { n_rows, n_cols, .. }, _) = linear(0);
         let lane_len = x.len() / n_lanes;
-        let scales_len = n_scales(lane_len);
+        let (n, n_groups) = (lane_len / n_cols, n_cols / BLOCK);
         let is_quantized = |lane| linear(lane).0.dtype.is_quantized();
         for lane in (0..n_lanes).filter(|&lane| is_quantized(lane)) {
             let x = &x[lane * lane_len..][..lane_len];
-            let quants = &mut quants[lane * lane_len..][..lane_len];
-            let scales = &mut scales[lane * scales_len..][..scales_len];
-            self.isa.run(portable::QuantizeActivations(x, quants, scales));
+            let quants = &mut quants[lane * n * n_groups..][..n * n_groups];
+            // Quantising costs about as much as 16 multiply-adds a number.
+            let part = part_len(n_groups, 1, lane_len * 16);
+            split_rows(par, quants, n, part, |first, quants| {
+                self.isa.run(quants::Quantize { x, n, first, quants });
+            });
         }
-        let (quants, scales) = (&quants[..], &scales[..]);
-        let part = part_len(n_rows, 8, lane_len * n_rows);
+        let quants = &quants[..];
+        let part = part_len(n_rows, 16, lane_len * n_rows);
         split_columns(par, out, n_lanes, n_rows, part, |lane, columns| {
             let (w, _) = linear(lane);
             let x = Activations {
                 x: &x[lane * lane_len..][..lane_len],
-                quants: quants.get(lane * lane_len..).unwrap_or_default(),
-                scales: scales.get(lane * scales_len..).unwrap_or_default(),
+                quants: quants.get(lane * n * n_groups..).unwrap_or_default(),
             };
             let matmul = match w.dtype {
                 DType::F32 => self.f32,
@@ -214,8 +233,8 @@ pub(crate) struct AttentionShape {
     pub(crate) past: usize,
 }
 
-/// Scales needed for `n` quantised numbers.
-pub(crate) const fn n_scales(n: usize) -> usize {
+/// [`Quants`] for `n` numbers in whole rows.
+pub(crate) const fn n_quants(n: usize) -> usize {
     n.div_ceil(BLOCK)
 }
 
@@ -280,11 +299,9 @@ mod tests {
                     let bias = random(&mut rng, n_rows);
                     let run = |isa: Isa, x: &[f32]| {
                         let mut out = vec![f32::NAN; x.len() / n_cols * n_rows];
-                        let mut quants = vec![0; x.len()];
-                        let mut scales = vec![0.0; n_scales(x.len())];
-                        let scratch = (&mut quants[..], &mut scales[..]);
+                        let mut quants = vec![bytemuck::Zeroable::zeroed(); n_quants(x.len())];
                         let linear = |_| (w, &bias[..]);
-                        Kernels::new(isa).matmul(&Serial, &mut out, x, 1, linear, scratch);
+                        Kernels::new(isa).matmul(&Serial, &mut out, x, 1, linear, &mut quants);
                         out
                     };
                     let portable = run(Isa::PORTABLE, &x);

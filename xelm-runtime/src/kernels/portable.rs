@@ -1,13 +1,13 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
-use super::lanes::{F32x8, Lanes, WIDTH, ZERO, fold, padded, widen};
+use super::lanes::{WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::Vectorised;
 use crate::math;
 use crate::parallel::Columns;
-use crate::quant::{BLOCK, Bf16, BlockQ4_0, BlockQ8_0, f16_to_f32, f32_to_f16};
+use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Tokens that share one pass over a weight row.
@@ -95,122 +95,6 @@ fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32;
         }
     }
     fold(&sums)
-}
-
-/// A product with weights in blocks of 32 and activations in 8 bits.
-pub(super) struct MatmulBlocks<'a, B>(
-    pub(super) &'a Matrix<'a>,
-    pub(super) &'a Activations<'a>,
-    pub(super) Columns<'a>,
-    pub(super) core::marker::PhantomData<B>,
-);
-
-impl<B: Block> Vectorised for MatmulBlocks<'_, B> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let MatmulBlocks(w, acts, out, _) = self;
-        let weights = w.elements::<B>();
-        let (quants, _) = acts.quants.as_chunks::<BLOCK>();
-        let n_blocks = w.n_cols / BLOCK;
-        matmul(&Blocks { weights, quants, scales: acts.scales, n_blocks }, out);
-    }
-}
-
-/// A block of quantised weights: its scale and its numbers as bytes.
-pub(super) trait Block: AnyBitPattern {
-    /// Half-precision scale and the 32 numbers.
-    fn unpack(&self) -> (u16, [i8; BLOCK]);
-}
-
-impl Block for BlockQ8_0 {
-    #[inline(always)]
-    fn unpack(&self) -> (u16, [i8; BLOCK]) {
-        (self.d, self.qs)
-    }
-}
-
-impl Block for BlockQ4_0 {
-    #[inline(always)]
-    fn unpack(&self) -> (u16, [i8; BLOCK]) {
-        let mut qs = [0i8; BLOCK];
-        for j in 0..BLOCK / 2 {
-            qs[j] = (self.qs[j] & 0x0f) as i8 - 8;
-            qs[j + BLOCK / 2] = (self.qs[j] >> 4) as i8 - 8;
-        }
-        (self.d, qs)
-    }
-}
-
-struct Blocks<'a, B> {
-    weights: &'a [B],
-    quants: &'a [[i8; BLOCK]],
-    scales: &'a [f32],
-    n_blocks: usize,
-}
-
-impl<B: Block> Dots for Blocks<'_, B> {
-    #[inline(always)]
-    fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N] {
-        let n = self.n_blocks;
-        let row = &self.weights[row * n..][..n];
-        let quants = &self.quants[first * n..][..N * n];
-        let scales = &self.scales[first * n..][..N * n];
-        // Even and odd blocks are summed apart.
-        let mut sums = [ZERO; N];
-        for i in (0..n - n % 2).step_by(2) {
-            add_block::<B, N, 0>(&mut sums, row, quants, scales, i);
-            add_block::<B, N, 1>(&mut sums, row, quants, scales, i + 1);
-        }
-        if n % 2 == 1 {
-            add_block::<B, N, 0>(&mut sums, row, quants, scales, n - 1);
-        }
-        fold(&sums)
-    }
-}
-
-/// Adds block i of a row times block i of N tokens to the sums of its parity P.
-#[inline(always)]
-fn add_block<B: Block, const N: usize, const P: usize>(
-    sums: &mut [Lanes; N],
-    row: &[B],
-    quants: &[[i8; BLOCK]],
-    scales: &[f32],
-    i: usize,
-) {
-    let (d, w) = row[i].unpack();
-    let d = f16_to_f32(d);
-    for t in 0..N {
-        let at = t * row.len() + i;
-        let scale = F32x8::splat(d * scales[at]);
-        sums[t][P] = sums[t][P].add_product(F32x8::sums_of_four(&w, &quants[at]), scale);
-    }
-}
-
-/// Quantises activations in blocks of 32 to 8 bits, symmetrically, rounding half away from zero.
-pub(super) struct QuantizeActivations<'a>(pub &'a [f32], pub &'a mut [i8], pub &'a mut [f32]);
-
-impl Vectorised for QuantizeActivations<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let QuantizeActivations(x, quants, scales) = self;
-        let (blocks, _) = x.as_chunks::<BLOCK>();
-        let (quants, _) = quants.as_chunks_mut::<BLOCK>();
-        for ((x, q), scale) in blocks.iter().zip(quants).zip(scales) {
-            let mut magnitudes = [0.0f32; BLOCK];
-            for l in 0..BLOCK {
-                magnitudes[l] = x[l].abs();
-            }
-            let amax = math::max(&magnitudes);
-            *scale = amax / 127.0;
-            let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
-            for l in 0..BLOCK {
-                let v = x[l] * inverse;
-                q[l] = (v + 0.5f32.copysign(v)) as i8;
-            }
-        }
-    }
 }
 
 pub(super) struct LayerNorm<'a> {

@@ -1,0 +1,72 @@
+//! Activations in 8 bits, as products with quantised weights take them.
+
+use crate::isa::Vectorised;
+use crate::math;
+use crate::quant::BLOCK;
+use bytemuck::{AnyBitPattern, NoUninit};
+
+/// 32 activations of one token, x ≈ scale · q with q in −127..=127, and the sums of them by which the offsets
+/// of weights are multiplied.
+#[derive(Clone, Copy, Debug, NoUninit, AnyBitPattern)]
+#[repr(C)]
+pub struct Quants {
+    /// The numbers, four neighbours together.
+    pub q: [[i8; 4]; BLOCK / 4],
+    /// The scale.
+    pub scale: f32,
+    /// 8 · Σ q.
+    pub eight_sums: i32,
+    /// scale · Σ q.
+    pub scaled_sum: f32,
+    /// Σ q of each half.
+    pub halves: [i16; 2],
+}
+
+/// Quantises `n` rows, rounding half away from zero: x is `[n, n_groups · 32]`, `quants` `[n_groups, n]`, so
+/// that what one group of weights is multiplied by lies together.
+pub(super) struct Quantize<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) n: usize,
+    /// Index of the first group in `quants`.
+    pub(super) first: usize,
+    pub(super) quants: &'a mut [Quants],
+}
+
+impl Vectorised for Quantize<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Quantize { x, n, first, quants } = self;
+        let (blocks, _) = x.as_chunks::<BLOCK>();
+        let n_groups = blocks.len() / n;
+        for (g, quants) in quants.chunks_exact_mut(n).enumerate() {
+            for (t, quants) in quants.iter_mut().enumerate() {
+                quantize(&blocks[t * n_groups + first + g], quants);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn quantize(x: &[f32; BLOCK], out: &mut Quants) {
+    let mut magnitudes = [0.0f32; BLOCK];
+    for l in 0..BLOCK {
+        magnitudes[l] = x[l].abs();
+    }
+    let amax = math::max(&magnitudes);
+    let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
+    let mut q = [0i8; BLOCK];
+    for l in 0..BLOCK {
+        let v = x[l] * inverse;
+        q[l] = (v + 0.5f32.copysign(v)) as i8;
+    }
+    let mut halves = [0i16; 2];
+    for l in 0..BLOCK / 2 {
+        halves[0] += i16::from(q[l]);
+        halves[1] += i16::from(q[l + BLOCK / 2]);
+    }
+    let scale = amax / 127.0;
+    let sum = i32::from(halves[0]) + i32::from(halves[1]);
+    let (eight_sums, scaled_sum) = (8 * sum, scale * sum as f32);
+    *out = Quants { q: bytemuck::cast(q), scale, eight_sums, scaled_sum, halves };
+}

@@ -1,0 +1,88 @@
+//! What the kernels for quantised weights ask of an instruction set: vectors with a lane for each of several
+//! rows of weights. A lane is 32 bits: a single, an integer, or four neighbouring bytes of its row.
+
+use super::quants::Quants;
+use crate::isa::Isa;
+
+/// Rows of weights side by side.
+pub(super) trait Rows<S: Simd>: Copy {
+    /// The 16 bytes at offset `at` of each row, the j-th four in vector j.
+    fn load16(self, s: S, at: usize) -> [S::Ints; 4];
+    /// The four bytes at offset `at` of each row.
+    fn load4(self, s: S, at: usize) -> S::Ints;
+    /// The half-precision number at offset `at` of each row.
+    fn load2(self, s: S, at: usize) -> S::Floats;
+    /// Fetches what follows these rows, while the bytes `at..at + len` of each are computed with.
+    fn prefetch(self, s: S, at: usize, len: usize);
+}
+
+/// Vectors of one instruction set; a value is the proof that the CPU has it.
+pub(super) trait Simd: Copy {
+    /// Lanes of a vector.
+    const ROWS: usize;
+    /// A vector of integers or bytes.
+    type Ints: Copy;
+    /// A vector of singles.
+    type Floats: Copy;
+
+    /// The proof, where `isa` includes these instructions.
+    fn of(isa: Isa) -> Option<Self>;
+
+    /// Of ROWS rows of `row_bytes` bytes the 16 at offset `at`, the j-th four in vector j.
+    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Self::Ints; 4];
+    /// Of each row the four bytes at offset `at`.
+    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Ints;
+    /// Of each row the half-precision number at offset `at`.
+    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Floats;
+    /// Fetches the cache line at `rows[at]`, or where it would be behind the end.
+    fn prefetch(self, rows: &[u8], at: usize);
+
+    /// x in every lane.
+    fn splat(self, x: i32) -> Self::Ints;
+    /// a & b.
+    fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// a | b.
+    fn or(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// x << n.
+    fn shl(self, x: Self::Ints, n: usize) -> Self::Ints;
+    /// x >> n, zeros moving in.
+    fn shr(self, x: Self::Ints, n: usize) -> Self::Ints;
+    /// x >> n, the sign moving in.
+    fn shr_signed(self, x: Self::Ints, n: usize) -> Self::Ints;
+    /// a + b.
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+
+    /// a − b.
+    fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+
+    /// Factors for [`Simd::dot`] of integers that 16 bits hold.
+    fn factors(self, x: Self::Ints) -> Self::Ints;
+    /// s · Σ w · x of bytes w below 2^BITS, at most six bits, and of activations x; `s` from [`Simd::factors`].
+    fn dot<const BITS: u32>(
+        self,
+        w: &[Self::Ints],
+        x: &[[i8; 4]],
+        s: Option<Self::Ints>,
+    ) -> Self::Ints;
+    /// Σ w · x of signed bytes w.
+    fn dot_signed(self, w: &[Self::Ints; 8], x: &Quants) -> Self::Ints;
+    /// Two integers that 16 bits hold, for [`Simd::dot_pairs`].
+    fn pairs(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// a · x[0] + b · x[1]; a and b from [`Simd::pairs`].
+    fn dot_pairs(self, ab: Self::Ints, x: [i16; 2]) -> Self::Ints;
+
+    /// The lower and the upper half of each lane as half-precision numbers.
+    fn halves(self, x: Self::Ints) -> [Self::Floats; 2];
+    /// The integers as singles.
+    fn floats(self, x: Self::Ints) -> Self::Floats;
+    /// x in every lane.
+    fn splat_float(self, x: f32) -> Self::Floats;
+    /// a · b.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a + b.
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a − b.
+    fn sub(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Writes the ROWS lanes to the beginning of `out`.
+    fn store(self, x: Self::Floats, out: &mut [f32]);
+}
