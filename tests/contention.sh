@@ -12,10 +12,7 @@ cd "$(dirname "$0")/.."
 cache=target/contention
 mkdir -p "$cache"
 cargo build --release --quiet -p xelm-tests --bin xelm-decode-speed
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    "$cache/venv/bin/pip" install --quiet xllamacpp==2026.10.11549
-fi
+python=$(tests/venv.sh "$cache/venv" xllamacpp==2026.10.11549)
 program=target/release/xelm-decode-speed
 [ -e "$cache/random.gguf" ] || "$program" make "$cache/random.gguf" 8 512 16000
-exec "$cache/venv/bin/python" tests/contention.py "$program" "$cache/random.gguf" "$@"
+exec "$python" tests/contention.py "$program" "$cache/random.gguf" "$@"

@@ -11,10 +11,7 @@ cd "$(dirname "$0")/.."
 cache=target/footprint
 mkdir -p "$cache"
 cargo build --release --quiet -p xelm-tests --bin xelm-decode-speed
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    "$cache/venv/bin/pip" install --quiet xllamacpp==2026.10.11549
-fi
+python=$(tests/venv.sh "$cache/venv" xllamacpp==2026.10.11549)
 program=target/release/xelm-decode-speed
 [ -e "$cache/large.gguf" ] || "$program" make "$cache/large.gguf" 20 1024 32000
-exec "$cache/venv/bin/python" tests/footprint.py "$program" "$cache/large.gguf"
+exec "$python" tests/footprint.py "$program" "$cache/large.gguf"

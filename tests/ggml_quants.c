@@ -77,13 +77,16 @@ static void fill(float * x, size_t n, unsigned kind) {
             case 6: x[i] = i == one ? value : 0; break;                  // one number
             case 7: x[i] = fabsf(x[i]); break;
             case 8: x[i] = -fabsf(x[i]) - scale; break;
-            case 9: x[i] = ((int)(next() % 7) - 3) * scale; break;       // ties
+            case 9: x[i] = ((int)(next() % 7) - 3) * scale; break;       // extremes of equal size
             case 10: x[i] = bell() * 1e-15f; break;                      // where ggml's zero begins
             case 11: x[i] = bell() * power_of_two(-30, 10); break;       // many magnitudes
             case 12: x[i] = bell() * (i / 32 % 3 ? 1 : 1e-4f); break;    // quiet groups
             case 13: x[i] = bell() * 1e18f; break;                       // squares overflow
             case 14: x[i] = i % 64 < 32 ? 0 : x[i]; break;               // empty groups
             case 15: x[i] = x[i] + 3 * scale; break;                     // far from 0
+            case 16:                                                     // ties, at scale 1
+                x[i] = i % 32 ? (int)(next() % 16) - 7.5f : i % 64 ? 127 : -8;
+                break;
             default: break;
         }
     }

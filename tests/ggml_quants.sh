@@ -26,7 +26,7 @@ gcc -O2 -ffp-contract=off -DNDEBUG -std=gnu11 -ffunction-sections -Wl,--gc-secti
     -I "$cache/src/ggml/include" -I "$cache/src/ggml/src" \
     tests/ggml_quants.c "$cache/src/ggml/src/ggml-quants.c" -o "$cache/ggml_quants" -lm
 if [ "${1-}" = --update ]; then
-    "$cache/ggml_quants" 1 1 18 > tests/fixtures/ggml_quants.bin
+    "$cache/ggml_quants" 1 1 19 > tests/fixtures/ggml_quants.bin
     exec cargo test --quiet -p xelm-quantize --test ggml
 fi
 cargo test --quiet -p xelm-quantize --test ggml --no-run

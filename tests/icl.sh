@@ -14,18 +14,5 @@ if [ -z "${XELM_ICL:-}" ]; then
     exit 0
 fi
 cache=target/icl
-mkdir -p "$cache"
-xelm=${XELM_PROGRAM:-target/release/xelm}
-[ -n "${XELM_PROGRAM:-}" ] || cargo build --release --quiet -p xelm-cli
-set=${1:-$cache/run/set}
-[ -e "$set/set.gguf" ] || "$xelm" demo --out "$cache/run" --seed 1 --vocab-size 4000 --n-layer 2 --n-embd 64 \
-    --n-head 2 --n-ctx 128 --seed-steps 20 --branch-steps 20 --batch 8 > "$cache/demo.log"
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    if ! "$cache/venv/bin/pip" install --quiet numpy; then
-        echo "tests/icl.sh: numpy could not be fetched from PyPI"
-        rm -r "$cache/venv"
-        exit 75
-    fi
-fi
-exec "$cache/venv/bin/python" tests/icl.py "$xelm" "$set" "$cache" "$XELM_ICL"
+. tests/small_set.sh
+exec "$python" tests/icl.py "$xelm" "$set" "$cache" "$XELM_ICL"

@@ -13,8 +13,5 @@ mkdir -p "$cache"
 cargo build --release --quiet -p xelm-cli
 run=${1:-$cache/run}
 [ -e "$run/set-q4_0/set.gguf" ] || target/release/xelm demo --out "$run" --seed 1 > "$cache/demo.log"
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    "$cache/venv/bin/pip" install --quiet xllamacpp==2026.10.11549 numpy sentencepiece protobuf
-fi
-exec "$cache/venv/bin/python" tests/llama_compat.py target/release/xelm "$run" "$cache"
+python=$(tests/venv.sh "$cache/venv" xllamacpp==2026.10.11549 numpy sentencepiece protobuf)
+exec "$python" tests/llama_compat.py target/release/xelm "$run" "$cache"

@@ -13,10 +13,7 @@ cache=$PWD/target/no_alloc
 mkdir -p "$cache"
 tests/tiny_run.sh target/tiny/run
 ffi/install.sh --prefix "$cache/prefix" > /dev/null
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    "$cache/venv/bin/pip" install --quiet xllamacpp==2026.10.11549
-fi
+python=$(tests/venv.sh "$cache/venv" xllamacpp==2026.10.11549)
 set=target/tiny/run/set-q8_0
 counter=$cache/libcount_malloc.so
 strict=(-std=c11 -O1 -Wall -Wextra -Werror -I include -I ffi/examples)
@@ -37,6 +34,6 @@ grep -E "$allocators" "$cache/symbols" || true
 failed=0
 LD_PRELOAD=$counter "$cache/no_alloc" "$set" || failed=1
 expert=$(find "$set" -name '*.gguf' ! -name set.gguf | sort | head -1)
-LD_PRELOAD=$counter "$cache/venv/bin/python" tests/no_alloc.py "$expert"
+LD_PRELOAD=$counter "$python" tests/no_alloc.py "$expert"
 echo "symbols of an allocator in the library without std: $n_symbols"
 [ "$failed" = 0 ] && [ "$n_symbols" = 0 ]

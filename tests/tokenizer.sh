@@ -16,12 +16,5 @@ xelm=${XELM_PROGRAM:-target/release/xelm}
 run=${1:-$cache/run}
 [ -e "$run/set/set.gguf" ] || "$xelm" demo --out "$run" --seed 1 --vocab-size 8000 --n-layer 1 \
     --n-embd 32 --n-head 2 --n-ctx 64 --seed-steps 2 --branch-steps 2 --batch 4 > "$cache/demo.log"
-if [ ! -x "$cache/venv/bin/python" ]; then
-    python3 -m venv "$cache/venv"
-    if ! "$cache/venv/bin/pip" install --quiet sentencepiece protobuf; then
-        echo "tests/tokenizer.sh: sentencepiece could not be fetched from PyPI"
-        rm -r "$cache/venv"
-        exit 75
-    fi
-fi
-exec "$cache/venv/bin/python" tests/tokenizer.py "$xelm" "$run" "$cache" ${XELM_SPM:+"$XELM_SPM"}
+python=$(tests/venv.sh "$cache/venv" sentencepiece protobuf)
+exec "$python" tests/tokenizer.py "$xelm" "$run" "$cache" ${XELM_SPM:+"$XELM_SPM"}

@@ -1,9 +1,9 @@
 //! `xelm eval forgetting`
 
+use super::TextArgs;
 use crate::progress::Progress;
 use crate::{Result, print_line};
-use std::path::PathBuf;
-use xelm_train::evaluate::{Forgetting, MAX_DOCUMENTS, evaluate_forgetting};
+use xelm_train::evaluate::{Forgetting, evaluate_forgetting};
 use xelm_train::run::Run;
 
 /// Scores every expert on every language, its own and the others, beside the seed and the baselines: what an
@@ -14,31 +14,16 @@ use xelm_train::run::Run;
 /// forgetting.json in the run directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run directory with packed models.
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
-    /// Languages, separated by commas; the default is the run's and those that its set speaks beyond
-    /// them, where the corpus has text of them.
-    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
-    languages: Vec<String>,
-    /// Documents of a language at most; the first ones are taken.
-    #[arg(long, default_value_t = MAX_DOCUMENTS, value_name = "N")]
-    max_documents: usize,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    text: TextArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let run = Run::open(&self.run)?;
-        let found =
-            evaluate_forgetting(&run, &self.languages, self.max_documents, &mut Progress::new())?;
-        if self.json {
-            print_line(serde_json::to_string(&found)?)
-        } else {
-            print_line(render(&found))
-        }
+        let TextArgs { run, languages, max_documents, json } = self.text;
+        let run = Run::open(&run)?;
+        let found = evaluate_forgetting(&run, &languages, max_documents, &mut Progress::new())?;
+        if json { print_line(serde_json::to_string(&found)?) } else { print_line(render(&found)) }
     }
 }
 

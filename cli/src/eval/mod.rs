@@ -8,6 +8,8 @@ use crate::Result;
 use clap::Subcommand;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
+use xelm_train::evaluate::MAX_DOCUMENTS;
 
 pub(crate) use ppl::render;
 
@@ -27,6 +29,24 @@ impl Command {
             Command::Icl(args) => args.run(),
         }
     }
+}
+
+/// The held-out text of a run, and how its scores are told.
+#[derive(Debug, clap::Args)]
+struct TextArgs {
+    /// Run directory with packed models.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Languages, separated by commas; the default is the run's and those that its set speaks beyond
+    /// them, where the corpus has text of them.
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    languages: Vec<String>,
+    /// Documents of a language at most; the first ones are taken.
+    #[arg(long, default_value_t = MAX_DOCUMENTS, value_name = "N")]
+    max_documents: usize,
+    /// Print the table as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Reads a number of experts from 1, or `all` as 0.

@@ -1,11 +1,10 @@
 //! `xelm eval ppl`
 
-use super::{ensemble_size, row};
+use super::{TextArgs, ensemble_size, row};
 use crate::progress::Progress;
 use crate::{Result, print_line};
 use std::fmt::Write;
-use std::path::PathBuf;
-use xelm_train::evaluate::{MAX_DOCUMENTS, PplSettings, Table, evaluate_run};
+use xelm_train::evaluate::{PplSettings, Table, evaluate_run};
 use xelm_train::run::Run;
 
 /// Scores the held-out text of every language of a run, through the runtime and from the packed files:
@@ -20,35 +19,22 @@ use xelm_train::run::Run;
 /// changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run directory with packed models.
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    #[command(flatten)]
+    text: TextArgs,
     /// Also mix the experts of the set by its router, token by token: the M that suit the text best, or
     /// all. Several are separated by commas, such as 1,2,4,all.
     #[arg(long, value_delimiter = ',', value_name = "M", value_parser = ensemble_size)]
     ensemble: Vec<usize>,
-    /// Languages, separated by commas; the default is the run's and those that its set speaks beyond
-    /// them, where the corpus has text of them.
-    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
-    languages: Vec<String>,
-    /// Documents of a language at most; the first ones are taken.
-    #[arg(long, default_value_t = MAX_DOCUMENTS, value_name = "N")]
-    max_documents: usize,
-    /// Print the table as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let settings = PplSettings {
-            languages: self.languages,
-            ensembles: self.ensemble,
-            max_documents: self.max_documents,
-            ..PplSettings::default()
-        };
-        let table = evaluate_run(&Run::open(&self.run)?, &settings, &mut Progress::new())?;
-        if self.json {
+        let TextArgs { run, languages, max_documents, json } = self.text;
+        let ensembles = self.ensemble;
+        let settings =
+            PplSettings { languages, ensembles, max_documents, ..PplSettings::default() };
+        let table = evaluate_run(&Run::open(&run)?, &settings, &mut Progress::new())?;
+        if json {
             print_line(serde_json::to_string(&table)?)
         } else {
             print_line(render(&table).trim_end())

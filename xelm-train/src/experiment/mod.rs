@@ -20,7 +20,6 @@ use crate::job::{Cadence, write_json};
 use crate::pack::{PackOptions, pack};
 use crate::report::Report;
 use crate::run::{Branch, Donor, Run, TOKENIZER};
-use crate::settings::TrainSettings;
 use crate::tfidf;
 use crate::vocab::VocabSettings;
 use crate::workers::{Task, run_all};
@@ -101,8 +100,17 @@ impl Experiment {
         let mut repetitions = Vec::new();
         for &seed in &self.config.seeds {
             let repetition = self.prepare(seed, open, report)?;
-            self.train_arms(&repetition, jobs, open, listener)?;
-            self.adapt(&repetition, jobs, open, listener)?;
+            let train = |branches: Vec<(&Run, Branch)>, steps| {
+                let settings = self.config.branch_settings(steps, seed);
+                let tasks = branches.iter().map(|(run, branch)| Task { run, branch }).collect();
+                run_all(tasks, jobs, listener, &|Task { run, branch }, report| {
+                    run.train(branch, settings.clone(), Cadence::default(), &mut *open()?, report)
+                })
+            };
+            train(repetition.branches()?, self.config.train.branch_steps)?;
+            if let Some(adapt) = &self.config.adapt {
+                train(self.adaptation(adapt, &repetition, report)?, adapt.steps)?;
+            }
             for (arm, run) in &repetition.arms {
                 let router = arm.ensemble.then(Default::default);
                 report.note(&format!("seed {seed}: packing {}", arm.name()));
@@ -165,30 +173,13 @@ impl Experiment {
         xelm_runtime::format::AtomicFile::write(&own, &bytes).map_err(Error::io("write", &own))
     }
 
-    fn train_arms(
+    /// What is trained for added languages.
+    fn adaptation<'a>(
         &self,
-        repetition: &Repetition,
-        jobs: usize,
-        open: OpenBackend<'_>,
-        listener: Listener<'_>,
-    ) -> Result<()> {
-        // The dense model takes longest: it begins first.
-        let mut branches = vec![(&repetition.base, Branch::Dense)];
-        for (_, run) in &repetition.arms {
-            branches.extend(run.clusters()?.into_iter().map(|c| (run, Branch::Expert(c.id))));
-        }
-        let settings = self.config.branch_settings(self.config.train.branch_steps, repetition.seed);
-        train_branches(&branches, &settings, jobs, open, listener)
-    }
-
-    fn adapt(
-        &self,
-        repetition: &Repetition,
-        jobs: usize,
-        open: OpenBackend<'_>,
-        listener: Listener<'_>,
-    ) -> Result<()> {
-        let Some(adapt) = &self.config.adapt else { return Ok(()) };
+        adapt: &Adaptation,
+        repetition: &'a Repetition,
+        report: &mut dyn Report,
+    ) -> Result<Vec<(&'a Run, Branch)>> {
         let (_, run) = repetition
             .arms
             .iter()
@@ -196,14 +187,11 @@ impl Experiment {
             .ok_or_else(|| Error::usage(format!("no arm {:?}", adapt.arm)))?;
         let target = |target: &String| Donor { target: target.clone(), ..Donor::default() };
         let wanted: Vec<Donor> = adapt.languages.iter().map(target).collect();
-        let batch = self.config.train.batch;
-        let planned = run.plan_adaptation(&wanted, None, batch, &mut *listener())?;
+        let planned = run.plan_adaptation(&wanted, None, self.config.train.batch, report)?;
         // The baseline takes longest: it begins first.
         let mut branches = Run::adaptation_branches(&planned, true);
         branches.rotate_right(1);
-        let branches: Vec<_> = branches.into_iter().map(|branch| (run, branch)).collect();
-        let settings = self.config.branch_settings(adapt.steps, repetition.seed);
-        train_branches(&branches, &settings, jobs, open, listener)
+        Ok(branches.into_iter().map(|branch| (run, branch)).collect())
     }
 
     /// Scores every arm, as far as it is not scored yet.
@@ -264,15 +252,14 @@ impl Experiment {
     }
 }
 
-fn train_branches(
-    branches: &[(&Run, Branch)],
-    settings: &TrainSettings,
-    jobs: usize,
-    open: OpenBackend<'_>,
-    listener: Listener<'_>,
-) -> Result<()> {
-    let tasks = branches.iter().map(|(run, branch)| Task { run, branch }).collect();
-    run_all(tasks, jobs, listener, &|Task { run, branch }, report| {
-        run.train(branch, settings.clone(), Cadence::default(), &mut *open()?, report)
-    })
+impl Repetition {
+    /// What is trained of all arms.
+    fn branches(&self) -> Result<Vec<(&Run, Branch)>> {
+        // The dense model takes longest: it begins first.
+        let mut branches = vec![(&self.base, Branch::Dense)];
+        for (_, run) in &self.arms {
+            branches.extend(run.clusters()?.into_iter().map(|c| (run, Branch::Expert(c.id))));
+        }
+        Ok(branches)
+    }
 }

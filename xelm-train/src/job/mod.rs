@@ -3,14 +3,18 @@
 
 mod claim;
 mod log;
+mod rehearsal;
 mod spike;
+mod state;
+mod update;
 
 pub use claim::{Claim, Holder};
 pub use log::{LogLine, read as read_log};
+pub use rehearsal::Rehearsal;
 
-use crate::backend::{Backend, Region, StepStats};
-use crate::checkpoint::{self, Checkpoint, CheckpointInfo};
-use crate::model::{DropoutPlan, Model, Recompute, init};
+use crate::backend::{Backend, StepStats};
+use crate::checkpoint::{self, CheckpointInfo};
+use crate::model::Model;
 use crate::report::{Report, StepReport};
 use crate::settings::TrainSettings;
 use crate::stream::Stream;
@@ -21,9 +25,9 @@ use spike::Spikes;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use update::{locate, update, valid_loss};
 use xelm_runtime::config::Config;
 use xelm_runtime::format::AtomicFile;
-use xelm_runtime::rng::philox;
 
 /// What a job trains, as `job.json` and its checkpoints record it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,31 +109,12 @@ pub struct JobResult {
     pub loss: Option<f64>,
 }
 
-/// What a job takes, measured with its own first batches.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rehearsal {
-    /// Parameters of the model.
-    pub n_params: usize,
-    /// Bytes of the device's memory.
-    pub device_bytes: usize,
-    /// Bytes of a checkpoint; while one is written there are two.
-    pub checkpoint_bytes: usize,
-    /// Tokens of all steps.
-    pub tokens: u64,
-    /// Seconds of one step.
-    pub step_seconds: f64,
-    /// Seconds of all steps.
-    pub seconds: f64,
-}
-
 /// Name of the checkpoint in a job's folder.
 pub const CHECKPOINT: &str = "checkpoint.gguf";
 /// Name of the log in a job's folder.
 pub const LOG: &str = "log.jsonl";
 /// Name of the description in a job's folder.
 pub const SPEC: &str = "job.json";
-/// Held-out sequences that are scored during training, at most.
-const VALID_SEQUENCES: u64 = 32;
 
 impl Job {
     /// Runs the job to its end: starts it, resumes it, or finds it done.
@@ -203,7 +188,7 @@ impl Job {
                 && self.cadence.valid_every > 0
                 && (is_last || done.is_multiple_of(self.cadence.valid_every))
             {
-                let valid_loss = self.valid_loss(&model, valid, backend)?;
+                let valid_loss = valid_loss(&model, valid, backend)?;
                 log.write(&LogLine::Valid { step: done, valid_loss })?;
             }
             if is_last || done.is_multiple_of(self.cadence.save_every) {
@@ -219,27 +204,6 @@ impl Job {
         Ok(JobResult { steps: settings.steps, new_steps: settings.steps - start, loss })
     }
 
-    /// The mean loss of held-out sequences, always the same ones.
-    fn valid_loss(
-        &self,
-        model: &Model,
-        valid: &mut Stream<'_>,
-        backend: &mut dyn Backend,
-    ) -> Result<f64> {
-        let micro = model.n_batch as u64;
-        let n = VALID_SEQUENCES.min(valid.blocks_per_epoch()).div_ceil(micro) * micro;
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        for sequence in 0..n {
-            valid.read(sequence, &mut inputs, &mut targets);
-            if (sequence + 1).is_multiple_of(micro) {
-                backend.load_batch(&inputs, &targets);
-                model.evaluate(backend);
-                (inputs, targets) = (Vec::new(), Vec::new());
-            }
-        }
-        Ok(backend.finish_step()?.loss)
-    }
-
     /// The documents in a step's batch, by language and place in its training documents.
     fn documents_of(&self, step: u64, stream: &mut Stream<'_>) -> Vec<String> {
         let batch = self.spec.settings.batch as u64;
@@ -248,105 +212,6 @@ impl Job {
             format!("{} {document}", self.spec.languages.get(shard).map_or("", String::as_str))
         };
         documents.into_iter().map(name).collect()
-    }
-
-    /// Computes a few micro-batches as the job would, and keeps nothing.
-    ///
-    /// # Errors
-    /// Settings out of range; too little memory.
-    pub fn rehearse(&self, data: &mut Data<'_>, backend: &mut dyn Backend) -> Result<Rehearsal> {
-        let settings = &self.spec.settings;
-        settings.validate(&self.config)?;
-        let TrainSettings { steps, batch, micro_batch, n_ctx, recompute, .. } = *settings;
-        let model = Model::place(backend, self.config, micro_batch, n_ctx, recompute)?;
-        init(backend, &model.params, &self.config, settings.seed);
-        // A step of one micro-batch, twice: the first also gets work memory.
-        let short = TrainSettings { batch: micro_batch, ..settings.clone() };
-        let mut measure = || -> Result<f64> {
-            let clock = Instant::now();
-            update(&short, 0, 1, &model, &mut data.train, backend)?;
-            Ok(clock.elapsed().as_secs_f64())
-        };
-        measure()?;
-        let step_seconds = measure()? * (batch / micro_batch) as f64;
-        let n_params = self.config.n_params();
-        Ok(Rehearsal {
-            n_params,
-            device_bytes: backend.n_bytes(),
-            checkpoint_bytes: n_params * 3 * 4,
-            tokens: steps * (batch * n_ctx) as u64,
-            step_seconds,
-            seconds: step_seconds * steps as f64,
-        })
-    }
-
-    /// Fills a new model: from the parent's checkpoint, or at random. Returns the tokens trained on and
-    /// Adam's updates so far.
-    fn first_values(
-        &self,
-        model: &Model,
-        backend: &mut dyn Backend,
-        report: &mut dyn Report,
-    ) -> Result<(u64, u64)> {
-        let settings = &self.spec.settings;
-        let Some(parent) = &self.parent else {
-            init(backend, &model.params, &self.config, settings.seed);
-            return Ok((0, 0));
-        };
-        let parent = Checkpoint::open(parent)?;
-        self.check_family(&parent.info)?;
-        parent.load(model, backend, settings.carry_adam);
-        let adam_steps = if settings.carry_adam { parent.info.adam_steps } else { 0 };
-        if settings.carry_adam && !parent.has_moments() {
-            let name = &self.spec.name;
-            report.note(&format!(
-                "{name}: the parent has no Adam state to carry over, a fresh one begins"
-            ));
-        }
-        Ok((parent.info.tokens, adam_steps))
-    }
-
-    fn check_family(&self, parent: &CheckpointInfo) -> Result<()> {
-        if parent.config != self.config || parent.vocabulary != self.vocabulary {
-            return Err(Error::usage(format!(
-                "{}: the parent has other dimensions or another vocabulary",
-                self.spec.name
-            )));
-        }
-        Ok(())
-    }
-
-    fn info(&self, step: u64, tokens: u64, adam_steps: u64) -> Result<CheckpointInfo> {
-        Ok(CheckpointInfo {
-            config: self.config,
-            step,
-            tokens,
-            adam_steps,
-            parent: self.spec.parent.clone(),
-            job: to_json(&self.spec)?,
-            vocabulary: self.vocabulary.clone(),
-        })
-    }
-
-    /// Opens the job's own checkpoint and checks that it belongs to this job.
-    fn open_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
-        let checkpoint = Checkpoint::open(path)?;
-        self.check_family(&checkpoint.info)?;
-        let begun = JobSpec::of(&checkpoint.info, path)?;
-        // How a batch is computed is no concern of the next; everything else decides the result.
-        let comparable = |spec: &JobSpec| {
-            let settings = spec.settings.clone();
-            let settings = TrainSettings { micro_batch: 0, recompute: Recompute::None, ..settings };
-            JobSpec { settings, ..spec.clone() }
-        };
-        if comparable(&begun) != comparable(&self.spec) {
-            return Err(Error::usage(format!(
-                "{} was begun with other settings: repeat them to resume, or remove the folder to \
-                 start again",
-                self.folder.display()
-            )));
-        }
-        Ok(checkpoint)
     }
 }
 
@@ -358,48 +223,6 @@ pub(crate) fn some_of(documents: &[String]) -> String {
         text += &format!(" and {} more", documents.len() - SHOWN);
     }
     text
-}
-
-/// One update: the micro-batches' gradients, their norm, AdamW.
-fn update(
-    settings: &TrainSettings,
-    step: u64,
-    t: u64,
-    model: &Model,
-    stream: &mut Stream<'_>,
-    backend: &mut dyn Backend,
-) -> Result<StepStats> {
-    let grads = model.params.all.of(Region::Grads);
-    let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
-    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-    backend.zero(grads);
-    for micro in 0..settings.batch / settings.micro_batch {
-        inputs.clear();
-        targets.clear();
-        for i in 0..settings.micro_batch {
-            let sequence = step * settings.batch as u64 + (micro * settings.micro_batch + i) as u64;
-            stream.read(sequence, &mut inputs, &mut targets);
-        }
-        let words = philox(step, micro as u64, [settings.seed as u32, 0x6472_6f70]);
-        let key = u64::from(words[0]) << 32 | u64::from(words[1]);
-        backend.load_batch(&inputs, &targets);
-        model.train(backend, DropoutPlan { p: settings.dropout, key }, scale);
-    }
-    backend.grad_norm(grads);
-    backend.adamw(model.params.all, settings.adamw(settings.lr_at(step), t));
-    backend.finish_step()
-}
-
-/// The name of a tensor whose values or gradients are not finite.
-fn locate(model: &Model, backend: &dyn Backend) -> Result<String> {
-    let tensors = model.params.tensors(&model.config);
-    for (what, region) in [("", Region::Params), ("the gradient of ", Region::Grads)] {
-        let spans: Vec<_> = tensors.iter().map(|t| t.span.of(region)).collect();
-        if let Some(i) = backend.first_non_finite(&spans)? {
-            return Ok(format!("{what}{}", tensors[i].name));
-        }
-    }
-    Ok("the loss".to_owned())
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> Result<String> {

@@ -2,9 +2,10 @@
 
 use super::html::{Section, figure, paragraph};
 use super::plots::{Plot, Scale, Series, Style, css_colour};
-use super::read::{RunData, log};
+use super::read::RunData;
 use super::study::Study;
 use crate::Result;
+use crate::job::{LOG, LogLine, read_log};
 use crate::run::{DENSE, LAPT, RANDOM, SEED};
 use std::path::PathBuf;
 
@@ -45,9 +46,14 @@ fn drawing(title: &str, jobs: &[(String, PathBuf)]) -> Result<String> {
     let mut series = Vec::new();
     let mut legend = Vec::new();
     for (colour, (name, folder)) in jobs.iter().enumerate() {
-        let points = log(folder);
-        let losses: Vec<_> = points.iter().filter_map(|p| Some((p.step, p.loss?))).collect();
-        let valid: Vec<_> = points.iter().filter_map(|p| Some((p.step, p.valid_loss?))).collect();
+        let (mut losses, mut valid) = (Vec::new(), Vec::new());
+        for line in read_log(&folder.join(LOG)).unwrap_or_default() {
+            match line {
+                LogLine::Step { step, loss, .. } => losses.push((step as f64, loss)),
+                LogLine::Valid { step, valid_loss } => valid.push((step as f64, valid_loss)),
+                LogLine::Spike { .. } => {}
+            }
+        }
         if losses.is_empty() && valid.is_empty() {
             continue;
         }

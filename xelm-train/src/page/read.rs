@@ -116,15 +116,6 @@ impl JobSettings {
     }
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct LogPoint {
-    pub(super) step: f64,
-    #[serde(default)]
-    pub(super) loss: Option<f64>,
-    #[serde(default)]
-    pub(super) valid_loss: Option<f64>,
-}
-
 /// One run directory.
 #[derive(Debug)]
 pub(super) struct RunData {
@@ -280,12 +271,6 @@ impl RunData {
         let (_, folder) = self.jobs().into_iter().find(|(job, _)| job == name)?;
         json(&folder.join("job.json"), &mut Vec::new())
     }
-}
-
-/// The lines of a job's log that can be understood.
-pub(super) fn log(folder: &Path) -> Vec<LogPoint> {
-    let text = fs::read_to_string(folder.join("log.jsonl")).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The value in a file; none where there is no file, and where it cannot be understood, which is a problem.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "vector instructions exist on some CPUs only, and take pointers")]
 
 use super::pack::{Packed, aligned, pack_panel, with_buffer};
-use super::vector::{Portable, PortableBf16, Vector};
+use super::vector::{Portable, Vector};
 use super::{Mat, Start};
 use std::marker::PhantomData;
 use xelm_runtime::isa::{Isa, Vectorised};
@@ -144,9 +144,9 @@ pub(super) fn multiply(
         let work = Multiply { kernel, out, stride, a, b, start, panels };
         match kernel.variant {
             // SAFETY: here and below: a variant exists only where the CPU has its instructions.
-            Variant::Portable => isa.run(unsafe { work.by::<Portable, PORTABLE_ROWS>() }),
+            Variant::Portable => isa.run(unsafe { work.by::<Portable<false>, PORTABLE_ROWS>() }),
             // SAFETY: as above.
-            Variant::PortableBf16 => isa.run(unsafe { work.by::<PortableBf16, PORTABLE_ROWS>() }),
+            Variant::PortableBf16 => isa.run(unsafe { work.by::<Portable<true>, PORTABLE_ROWS>() }),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Variant::Avx2 => isa.run(unsafe { work.by::<__m256, AVX2_ROWS>() }),

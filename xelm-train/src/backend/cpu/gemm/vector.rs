@@ -29,16 +29,12 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
 
-/// Four sums on any CPU; the numbers are f32. Fused where every CPU of the target fuses.
+/// Four sums on any CPU. The numbers are f32, fused where every CPU of the target fuses; or `PAIRS` of bf16.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 4]);
-
-/// Four sums on any CPU; the numbers are pairs of bf16.
-#[derive(Clone, Copy)]
-pub(super) struct PortableBf16([f32; 4]);
+pub(super) struct Portable<const PAIRS: bool>([f32; 4]);
 
 // SAFETY: no instructions but those of the target.
-unsafe impl Vector for Portable {
+unsafe impl<const PAIRS: bool> Vector for Portable<PAIRS> {
     const LEN: usize = 4;
 
     #[inline(always)]
@@ -62,47 +58,18 @@ unsafe impl Vector for Portable {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         let mut sums = self.0;
         for i in 0..Self::LEN {
-            sums[i] = if cfg!(target_arch = "aarch64") {
-                a.0[i].mul_add(b.0[i], sums[i])
+            if PAIRS {
+                // The product of two bf16 is exact in an f32.
+                let [a, b] = [a.0[i].to_bits(), b.0[i].to_bits()];
+                sums[i] += f32::from_bits(a & 0xffff_0000) * f32::from_bits(b & 0xffff_0000);
+                sums[i] += f32::from_bits(a << 16) * f32::from_bits(b << 16);
+            } else if cfg!(target_arch = "aarch64") {
+                sums[i] = a.0[i].mul_add(b.0[i], sums[i]);
             } else {
-                sums[i] + a.0[i] * b.0[i]
-            };
+                sums[i] += a.0[i] * b.0[i];
+            }
         }
         Portable(sums)
-    }
-}
-
-// SAFETY: no instructions but those of the target.
-unsafe impl Vector for PortableBf16 {
-    const LEN: usize = 4;
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        PortableBf16([x; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller guarantees the numbers; an array is aligned as they are.
-        PortableBf16(unsafe { *from.cast() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as above.
-        unsafe { *to.cast() = self.0 }
-    }
-
-    /// The product of two bf16 is exact in an f32.
-    #[inline(always)]
-    unsafe fn add_product(self, a: Self, b: Self) -> Self {
-        let mut sums = self.0;
-        for i in 0..Self::LEN {
-            let [a, b] = [a.0[i].to_bits(), b.0[i].to_bits()];
-            sums[i] += f32::from_bits(a & 0xffff_0000) * f32::from_bits(b & 0xffff_0000);
-            sums[i] += f32::from_bits(a << 16) * f32::from_bits(b << 16);
-        }
-        PortableBf16(sums)
     }
 }
 
@@ -114,63 +81,44 @@ mod x86 {
     use super::Vector;
     use std::arch::x86_64::*;
 
-    // SAFETY: AVX2 and FMA.
-    unsafe impl Vector for __m256 {
-        const LEN: usize = 8;
+    /// A register of f32: its type and sums, and its instructions.
+    macro_rules! register {
+        ($type:ty, $len:literal, $splat:ident, $load:ident, $store:ident, $add_product:ident) => {
+            // SAFETY: nothing but these instructions.
+            unsafe impl Vector for $type {
+                const LEN: usize = $len;
 
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self {
-            // SAFETY: the caller guarantees the instructions.
-            unsafe { _mm256_set1_ps(x) }
-        }
+                #[inline(always)]
+                unsafe fn splat(x: f32) -> Self {
+                    // SAFETY: the caller guarantees the instructions.
+                    unsafe { $splat(x) }
+                }
 
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller guarantees the instructions and the numbers.
-            unsafe { _mm256_loadu_ps(from) }
-        }
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: the caller guarantees the instructions and the numbers.
+                    unsafe { $load(from) }
+                }
 
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: as above.
-            unsafe { _mm256_storeu_ps(to, self) }
-        }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as above.
+                    unsafe { $store(to, self) }
+                }
 
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: the caller guarantees the instructions.
-            unsafe { _mm256_fmadd_ps(a, b, self) }
-        }
+                #[inline(always)]
+                unsafe fn add_product(self, a: Self, b: Self) -> Self {
+                    // SAFETY: the caller guarantees the instructions.
+                    unsafe { $add_product(a, b, self) }
+                }
+            }
+        };
     }
 
-    // SAFETY: AVX-512F.
-    unsafe impl Vector for __m512 {
-        const LEN: usize = 16;
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self {
-            // SAFETY: the caller guarantees the instructions.
-            unsafe { _mm512_set1_ps(x) }
-        }
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller guarantees the instructions and the numbers.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(to, self) }
-        }
-
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: the caller guarantees the instructions.
-            unsafe { _mm512_fmadd_ps(a, b, self) }
-        }
-    }
+    // AVX2 and FMA.
+    register!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+    // AVX-512F.
+    register!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
 
     /// Sixteen sums; the numbers are pairs of bf16.
     #[derive(Clone, Copy)]
