@@ -10,6 +10,8 @@ pub const ARCH_STANDARD: &str = "gpt2";
 pub const ARCH_OWN: &str = "xelm";
 /// Most layers that a model may have.
 pub const MAX_LAYERS: usize = 512;
+/// Dimensions of a head at most.
+pub const MAX_HEAD_DIM: usize = 2048;
 
 /// The nonlinearity between the two halves of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Config {
                 return Err(Error::OutOfRange { what });
             }
         }
-        if !self.n_embd.is_multiple_of(self.n_head) {
+        if !self.n_embd.is_multiple_of(self.n_head) || self.head_dim() > MAX_HEAD_DIM {
             return Err(Error::OutOfRange { what: keys::HEAD_COUNT });
         }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {

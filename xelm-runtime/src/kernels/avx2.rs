@@ -13,6 +13,27 @@ use core::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
+impl Avx2 {
+    /// The proof, where `isa` includes AVX2.
+    pub(super) fn of(isa: Isa) -> Option<Self> {
+        (isa.vector_bytes() >= 32).then_some(Avx2(()))
+    }
+
+    /// Converts half-precision numbers, eight at a time; returns how many.
+    #[inline(always)]
+    pub(super) fn widen_halves(self, halves: &[u16], out: &mut [f32]) -> usize {
+        let (halves, out) = (halves.as_chunks::<8>().0, out.as_chunks_mut::<8>().0);
+        for (halves, out) in halves.iter().zip(out.iter_mut()) {
+            // SAFETY: the CPU has F16C; 16 bytes are read from an array of as many, 32 written to another.
+            unsafe {
+                let eight = _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()));
+                _mm256_storeu_ps(out.as_mut_ptr(), eight);
+            }
+        }
+        8 * halves.len().min(out.len())
+    }
+}
+
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
@@ -29,7 +50,7 @@ impl Simd for Avx2 {
     type Floats = __m256;
 
     fn of(isa: Isa) -> Option<Self> {
-        (isa.vector_bytes() >= 32).then_some(Avx2(()))
+        Avx2::of(isa)
     }
 
     #[inline(always)]

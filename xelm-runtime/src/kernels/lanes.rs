@@ -10,7 +10,7 @@ pub(super) const WIDTH: usize = 16;
 /// Eight numbers.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
-pub(super) struct F32x8([f32; 8]);
+pub(super) struct F32x8(pub(super) [f32; 8]);
 
 /// Sixteen numbers: the lanes of one sum.
 pub(super) type Lanes = [F32x8; 2];
@@ -19,6 +19,38 @@ pub(super) type Lanes = [F32x8; 2];
 pub(super) const ZERO: Lanes = [F32x8([0.0; 8]); 2];
 
 impl F32x8 {
+    #[inline(always)]
+    pub(super) fn splat(x: f32) -> Self {
+        F32x8([x; 8])
+    }
+
+    /// 32 numbers.
+    #[inline(always)]
+    pub(super) fn four(x: &[f32; 32]) -> [Self; 4] {
+        bytemuck::cast::<_, [[f32; 8]; 4]>(*x).map(F32x8)
+    }
+
+    #[inline(always)]
+    pub(super) fn plus(self, other: Self) -> Self {
+        let mut sum = self.0;
+        for i in 0..8 {
+            sum[i] += other.0[i];
+        }
+        F32x8(sum)
+    }
+
+    #[inline(always)]
+    pub(super) fn scaled(self, by: f32) -> Self {
+        F32x8(self.0.map(|x| x * by))
+    }
+
+    /// The sum of the eight.
+    #[inline(always)]
+    pub(super) fn sum(self) -> f32 {
+        let x = self.0;
+        ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+    }
+
     /// self + a · b, rounded twice.
     #[inline(always)]
     pub(super) fn add_product(self, a: Self, b: Self) -> Self {
@@ -55,12 +87,7 @@ pub(super) fn padded<E: KvElement>(tail: &[E]) -> [E; WIDTH] {
 pub(super) fn fold<const N: usize>(lanes: &[Lanes; N]) -> [f32; N] {
     let mut sums = [0.0; N];
     for (sum, [a, b]) in sums.iter_mut().zip(lanes) {
-        let mut eight = [0.0; 8];
-        for i in 0..8 {
-            eight[i] = a.0[i] + b.0[i];
-        }
-        *sum = ((eight[0] + eight[4]) + (eight[2] + eight[6]))
-            + ((eight[1] + eight[5]) + (eight[3] + eight[7]));
+        *sum = a.plus(*b).sum();
     }
     sums
 }

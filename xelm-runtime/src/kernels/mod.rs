@@ -4,6 +4,7 @@
 //! [`Isa`]. A result never depends on how many rows or tokens one call covers, nor on the
 //! instruction set.
 
+mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
 mod blocks;
@@ -20,11 +21,13 @@ use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
 use crate::quant::{
     BLOCK, Bf16, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, DType,
 };
+use attention::Attend;
 use blocks::MatmulBlocks;
 use core::marker::PhantomData;
 use portable::MatmulDense;
 use simd::Simd;
 
+pub(crate) use attention::AttentionShape;
 pub use portable::KvElement;
 pub(crate) use portable::LogSumExp;
 pub use quants::Quants;
@@ -197,24 +200,13 @@ impl Kernels {
         cache: impl Fn(usize) -> (&'c [E], &'c [E]) + Sync,
         shape: AttentionShape,
     ) {
-        let AttentionShape { n_head, head_dim, n_ctx, past } = shape;
+        let AttentionShape { n_head, head_dim, past, .. } = shape;
         let width = n_head * head_dim;
         let n = out.len() / width / n_lanes;
-        let work = n * (past + n) * width * 2;
-        split_rows(parallel, out, head_dim, part_len(n * n_head, 1, work), |first, run| {
-            for (i, out) in run.chunks_exact_mut(head_dim).enumerate() {
-                let (token, head) = ((first + i) / n_head, (first + i) % n_head);
-                let at = token * 3 * width + head * head_dim;
-                let (keys, values) = cache(token / n);
-                let n_keys = (past + token % n + 1) * head_dim;
-                let head = head * n_ctx * head_dim..;
-                self.isa.run(portable::Attend {
-                    out,
-                    query: &qkv[at..at + head_dim],
-                    keys: &keys[head.clone()][..n_keys],
-                    values: &values[head][..n_keys],
-                });
-            }
+        let part = part_len(width, head_dim, n * (past + n) * width * 2);
+        split_columns(parallel, out, n_lanes, width, part, |lane, out| {
+            let qkv = &qkv[lane * n * 3 * width..][..n * 3 * width];
+            self.isa.run(Attend { isa: self.isa, shape, out, qkv, cache: cache(lane) });
         });
     }
 
@@ -222,15 +214,6 @@ impl Kernels {
     pub fn run<V: Vectorised>(&self, work: V) -> V::Output {
         self.isa.run(work)
     }
-}
-
-/// The dimensions of an attention.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AttentionShape {
-    pub(crate) n_head: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) n_ctx: usize,
-    pub(crate) past: usize,
 }
 
 /// [`Quants`] for `n` numbers in whole rows.

@@ -1,10 +1,12 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+use super::avx2::Avx2;
 use super::lanes::{WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
-use crate::isa::Vectorised;
+use crate::isa::{Isa, Vectorised};
 use crate::math;
 use crate::parallel::Columns;
 use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
@@ -74,7 +76,7 @@ impl<E: KvElement> Dots for Dense<'_, E> {
 
 /// The dot products of one row with N rows of `x`.
 #[inline(always)]
-fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
+pub(super) fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
     let n = row.len();
     let mut sums = [ZERO; N];
     let (chunks, tail) = row.as_chunks::<WIDTH>();
@@ -217,6 +219,15 @@ pub trait KvElement: NoUninit + AnyBitPattern + Send + Sync {
     fn from_f32(x: f32) -> Self;
     /// The number.
     fn to_f32(self) -> f32;
+    /// Numbers in single precision, converted into the beginning of `room` where they are not.
+    #[inline(always)]
+    fn singles<'a>(_: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
+        let room = &mut room[..stored.len()];
+        for (x, stored) in room.iter_mut().zip(stored) {
+            *x = stored.to_f32();
+        }
+        room
+    }
 }
 
 impl KvElement for f32 {
@@ -227,6 +238,10 @@ impl KvElement for f32 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
+    }
+    #[inline(always)]
+    fn singles<'a>(_: Isa, stored: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
+        stored
     }
 }
 
@@ -240,6 +255,16 @@ impl KvElement for u16 {
     fn to_f32(self) -> f32 {
         f16_to_f32(self)
     }
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    #[inline(always)]
+    fn singles<'a>(isa: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
+        let room = &mut room[..stored.len()];
+        let n = Avx2::of(isa).map_or(0, |s| s.widen_halves(stored, room));
+        for (x, stored) in room[n..].iter_mut().zip(&stored[n..]) {
+            *x = stored.to_f32();
+        }
+        room
+    }
 }
 
 /// Weights only: nothing makes a cache of them.
@@ -251,71 +276,5 @@ impl KvElement for Bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         Bf16::to_f32(self)
-    }
-}
-
-/// Keys whose scores are computed together. Blocks start at multiples of this position, so a
-/// query's result does not depend on which keys came in one batch with it.
-const KEY_BLOCK: usize = 32;
-
-/// One query over all keys up to its own, with a running maximum (no row of scores is stored).
-pub(super) struct Attend<'a, E> {
-    /// `[head_dim]`
-    pub(super) out: &'a mut [f32],
-    /// `[head_dim]`
-    pub(super) query: &'a [f32],
-    /// `[n_keys, head_dim]`
-    pub(super) keys: &'a [E],
-    /// `[n_keys, head_dim]`
-    pub(super) values: &'a [E],
-}
-
-impl<E: KvElement> Vectorised for Attend<'_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let Attend { out, query, keys, values } = self;
-        let head_dim = query.len();
-        let scale = 1.0 / math::sqrt(head_dim as f32);
-        let block_len = KEY_BLOCK * head_dim;
-        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0f32);
-        out.fill(0.0);
-        for (keys, values) in keys.chunks(block_len).zip(values.chunks(block_len)) {
-            let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];
-            let mut tiles = keys.chunks_exact(TILE * head_dim);
-            let mut n = 0;
-            for tile in &mut tiles {
-                let dots: [f32; TILE] = dots(query, tile);
-                for dot in dots {
-                    scores[n] = dot * scale;
-                    n += 1;
-                }
-            }
-            for key in tiles.remainder().chunks_exact(head_dim) {
-                let [dot] = dots(query, key);
-                scores[n] = dot * scale;
-                n += 1;
-            }
-            let new_max = max.max(math::max(&scores));
-            let correction = math::exp(max - new_max);
-            max = new_max;
-            sum *= correction;
-            for x in out.iter_mut() {
-                *x *= correction;
-            }
-            for score in &mut scores {
-                *score = math::exp(*score - max);
-            }
-            for (&p, value) in scores.iter().zip(values.chunks_exact(head_dim)) {
-                sum += p;
-                for (x, v) in out.iter_mut().zip(value) {
-                    *x += p * v.to_f32();
-                }
-            }
-        }
-        let inverse = 1.0 / sum;
-        for x in out.iter_mut() {
-            *x *= inverse;
-        }
     }
 }
