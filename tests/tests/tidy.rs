@@ -30,6 +30,8 @@ const UNSAFE: &[&str] = &[
     "xelm-runtime/src/crew.rs",                  // borrowed work on other threads
     "xelm-runtime/src/isa.rs",                   // calls into functions with target features
     "xelm-runtime/src/kernels/avx2.rs",          // vector instructions
+    "xelm-runtime/src/kernels/avx512.rs",        // vector instructions
+    "xelm-runtime/src/kernels/simd.rs",          // calls of vector instructions, a macro
     "xelm-runtime/src/mmap.rs",                  // mapped files, and what borrows from them
     "xelm-runtime/src/parallel.rs",              // disjoint parts of one output
     "xelm-runtime/src/pool.rs",                  // passes on the promise of its crew

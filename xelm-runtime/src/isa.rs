@@ -59,6 +59,7 @@ impl Isa {
                 && std::is_x86_feature_detected!("avx512bw")
                 && std::is_x86_feature_detected!("avx512dq")
                 && std::is_x86_feature_detected!("avx512vl")
+                && std::is_x86_feature_detected!("avx512vnni")
             {
                 found[2] = Some(Isa(Kind::Avx512));
             }
@@ -110,7 +111,7 @@ fn run_avx2<V: Vectorised>(work: V) -> V::Output {
 }
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
-#[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn run_avx512<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
 use super::quants::Quants;
-use super::simd::Simd;
+use super::simd::{Simd, instructions};
 use crate::isa::Isa;
 use core::arch::x86_64::*;
 
@@ -32,14 +32,6 @@ impl Avx2 {
         }
         8 * halves.len().min(out.len())
     }
-}
-
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-unsafe fn shift_count(n: usize) -> __m128i {
-    // SAFETY: the caller guarantees the instructions.
-    unsafe { _mm_cvtsi32_si128(n as i32) }
 }
 
 // SAFETY of all calls of intrinsics below: `self` exists only where `of` found the instructions. Loads say themselves what
@@ -115,52 +107,22 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(at).cast()) }
     }
 
-    #[inline(always)]
-    fn splat(self, x: i32) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_set1_epi32(x) }
-    }
-
-    #[inline(always)]
-    fn and(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_and_si256(a, b) }
-    }
-
-    #[inline(always)]
-    fn or(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_or_si256(a, b) }
-    }
-
-    #[inline(always)]
-    fn shl(self, x: __m256i, n: usize) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_sll_epi32(x, shift_count(n)) }
-    }
-
-    #[inline(always)]
-    fn shr(self, x: __m256i, n: usize) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_srl_epi32(x, shift_count(n)) }
-    }
-
-    #[inline(always)]
-    fn shr_signed(self, x: __m256i, n: usize) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_sra_epi32(x, shift_count(n)) }
-    }
-
-    #[inline(always)]
-    fn add_ints(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_add_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub_ints(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_epi32(a, b) }
+    instructions! {
+        splat(x: i32) -> __m256i = _mm256_set1_epi32(x);
+        and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+        shl(x: __m256i, n: usize) -> __m256i = _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32));
+        shr(x: __m256i, n: usize) -> __m256i = _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32));
+        shr_signed(x: __m256i, n: usize) -> __m256i = _mm256_sra_epi32(x, _mm_cvtsi32_si128(n as i32));
+        add_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        sub_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        dot_pairs(ab: __m256i, x: [i16; 2]) -> __m256i =
+            _mm256_madd_epi16(ab, _mm256_set1_epi32(bytemuck::cast(x)));
+        floats(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
+        splat_float(x: f32) -> __m256 = _mm256_set1_ps(x);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
     }
 
     #[inline(always)]
@@ -209,12 +171,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_pairs(self, ab: __m256i, x: [i16; 2]) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_madd_epi16(ab, _mm256_set1_epi32(bytemuck::cast(x))) }
-    }
-
-    #[inline(always)]
     fn halves(self, x: __m256i) -> [__m256; 2] {
         // SAFETY: see above.
         unsafe {
@@ -227,36 +183,6 @@ impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm256_extracti128_si256(words, 1)),
             ]
         }
-    }
-
-    #[inline(always)]
-    fn floats(self, x: __m256i) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_cvtepi32_ps(x) }
-    }
-
-    #[inline(always)]
-    fn splat_float(self, x: f32) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_set1_ps(x) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_ps(a, b) }
     }
 
     #[inline(always)]

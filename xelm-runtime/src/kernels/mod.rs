@@ -7,6 +7,8 @@
 mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx512;
 mod blocks;
 mod lanes;
 mod panels;
@@ -76,8 +78,13 @@ impl Kernels {
             q6_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ6K>(w, x, out, PhantomData)),
         };
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        if avx2::Avx2::of(isa).is_some() {
-            return portable.with::<avx2::Avx2>();
+        {
+            if avx512::Avx512::of(isa).is_some() {
+                return portable.with::<avx512::Avx512>();
+            }
+            if avx2::Avx2::of(isa).is_some() {
+                return portable.with::<avx2::Avx2>();
+            }
         }
         portable
     }

@@ -86,3 +86,15 @@ pub(super) trait Simd: Copy {
     /// Writes the ROWS lanes to the beginning of `out`.
     fn store(self, x: Self::Floats, out: &mut [f32]);
 }
+
+/// Methods of one instruction, or of few.
+macro_rules! instructions {
+    ($($name:ident($($x:ident: $type:ty),*) -> $result:ty = $call:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: $type),*) -> $result {
+            // SAFETY: `self` is the proof that the CPU has them; they take no pointers.
+            unsafe { $call }
+        }
+    )*};
+}
+pub(super) use instructions;

@@ -1,0 +1,161 @@
+//! Vectors of AVX-512 with VNNI: sixteen rows, and products of bytes summed in 32 bits by one instruction.
+
+#![allow(unsafe_code, reason = "vector instructions exist on some CPUs only, and take pointers")]
+#![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
+
+use super::quants::Quants;
+use super::simd::{Simd, instructions};
+use crate::isa::Isa;
+use core::arch::x86_64::*;
+
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI. Its methods are compiled for them where they are inlined
+/// into a [`Vectorised`](crate::isa::Vectorised) computation.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+// SAFETY of all calls of intrinsics below: `self` exists only where `of` found the instructions. Loads say
+// themselves what they read.
+impl Simd for Avx512 {
+    const ROWS: usize = 16;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    fn of(isa: Isa) -> Option<Self> {
+        (isa.vector_bytes() >= 64).then_some(Avx512(()))
+    }
+
+    #[inline(always)]
+    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [__m512i; 4] {
+        assert!(at + 16 <= row_bytes && rows.len() == 16 * row_bytes);
+        macro_rules! every_fourth {
+            ($r:literal) => {{
+                let row = |r: usize| rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+                // SAFETY: 16 bytes at `at` of four rows, inside the slice by the assertion.
+                unsafe {
+                    let x = _mm512_castsi128_si512(_mm_loadu_si128(row($r)));
+                    let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(row($r + 4)));
+                    let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(row($r + 8)));
+                    _mm512_inserti32x4::<3>(x, _mm_loadu_si128(row($r + 12)))
+                }
+            }};
+        }
+        let (a, b) = (every_fourth!(0), every_fourth!(1));
+        let (c, d) = (every_fourth!(2), every_fourth!(3));
+        // SAFETY: see above.
+        unsafe {
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab2, cd2),
+                _mm512_unpackhi_epi64(ab2, cd2),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> __m512i {
+        assert!(at + 4 <= row_bytes && rows.len() == 16 * row_bytes);
+        let mut of = [0i32; 16];
+        for r in 0..16 {
+            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
+            of[r] = unsafe { first.read_unaligned() };
+        }
+        // SAFETY: 64 bytes are read from an array of as many.
+        unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> __m512 {
+        assert!(at + 2 <= row_bytes && rows.len() == 16 * row_bytes);
+        let mut of = [0u16; 16];
+        for r in 0..16 {
+            let first: *const u16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
+            of[r] = unsafe { first.read_unaligned() };
+        }
+        // SAFETY: 32 bytes are read from an array of as many.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(of.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, rows: &[u8], at: usize) {
+        // SAFETY: nothing is read, so that any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(at).cast()) }
+    }
+
+    instructions! {
+        splat(x: i32) -> __m512i = _mm512_set1_epi32(x);
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        shl(x: __m512i, n: usize) -> __m512i = _mm512_sll_epi32(x, _mm_cvtsi32_si128(n as i32));
+        shr(x: __m512i, n: usize) -> __m512i = _mm512_srl_epi32(x, _mm_cvtsi32_si128(n as i32));
+        shr_signed(x: __m512i, n: usize) -> __m512i = _mm512_sra_epi32(x, _mm_cvtsi32_si128(n as i32));
+        add_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        sub_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        dot_pairs(ab: __m512i, x: [i16; 2]) -> __m512i =
+            _mm512_madd_epi16(ab, _mm512_set1_epi32(bytemuck::cast(x)));
+        floats(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
+        splat_float(x: f32) -> __m512 = _mm512_set1_ps(x);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+    }
+
+    #[inline(always)]
+    fn factors(self, x: __m512i) -> __m512i {
+        x
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(self, w: &[__m512i], x: &[[i8; 4]], s: Option<__m512i>) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let mut total = _mm512_setzero_si512();
+            for (&w, &x) in w.iter().zip(x) {
+                total = _mm512_dpbusd_epi32(total, w, _mm512_set1_epi32(bytemuck::cast(x)));
+            }
+            s.map_or(total, |s| _mm512_mullo_epi32(total, s))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, w: &[__m512i; 8], x: &Quants) -> __m512i {
+        // The instruction takes weights without sign: Σ (w + 128) · x − 128 · Σ x.
+        // SAFETY: see above.
+        unsafe {
+            let mut total = _mm512_setzero_si512();
+            for (&w, &x) in w.iter().zip(&x.q) {
+                let w = _mm512_xor_si512(w, _mm512_set1_epi8(i8::MIN));
+                total = _mm512_dpbusd_epi32(total, w, _mm512_set1_epi32(bytemuck::cast(x)));
+            }
+            let sums = _mm512_slli_epi32(_mm512_set1_epi32(x.eight_sums), 4);
+            _mm512_sub_epi32(total, sums)
+        }
+    }
+
+    #[inline(always)]
+    fn pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
+    }
+
+    #[inline(always)]
+    fn halves(self, x: __m512i) -> [__m512; 2] {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)),
+                _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, out: &mut [f32]) {
+        let out: &mut [f32; 16] = out.first_chunk_mut().expect("a place for every lane");
+        // SAFETY: 64 bytes are written to an array of as many.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+    }
+}
