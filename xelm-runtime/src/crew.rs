@@ -201,13 +201,17 @@ impl Crew {
     fn take_tasks(&self) {
         // SAFETY: nobody writes the job while a phase lasts.
         let Job { task, n_tasks } = unsafe { *self.job.get() };
-        loop {
-            let i = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if i >= n_tasks {
-                return;
+        // Neighbouring tasks read neighbouring weights, which a thread fetches ahead: it takes runs of tasks, half
+        // its share of those that are left, so that the last ones are short.
+        let parts = 2 * (self.n_workers.load(Ordering::Relaxed) + 1);
+        let after = |first: usize| first + (n_tasks - first).div_ceil(parts);
+        let claim = |first: usize| (first < n_tasks).then(|| after(first));
+        while let Ok(first) = self.next.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
+        {
+            for i in first..after(first) {
+                // SAFETY: `run` does not return, so the function lives, until everybody has left.
+                unsafe { (*task)(i) };
             }
-            // SAFETY: `run` does not return, so the function lives, until everybody has left.
-            unsafe { (*task)(i) };
         }
     }
 
