@@ -98,15 +98,15 @@ pub(crate) fn forward<E: KvElement>(
     let att = &mut b.att[..n_lanes * n * n_embd];
     let ff = &mut b.ff[..n_lanes * n * n_ff];
     macro_rules! matmul {
-        ($out:expr, $x:expr, $layer:expr, $w:ident) => {{
+        ($out:expr, $x:expr, $layer:expr, $w:ident, $after:expr) => {{
             let linear = |i: usize| ensemble.layer(lanes[i].expert, $layer).$w;
-            k.matmul(par, $out, $x, n_lanes, linear, b.quants);
+            k.matmul(par, $out, $x, n_lanes, linear, $after, b.quants);
         }};
     }
     macro_rules! layer_norm {
         ($layer:expr, $norm:ident) => {
             for ((h, x), lane) in each(h, x, n * n_embd).zip(lanes) {
-                k.layer_norm(h, x, ensemble.layer(lane.expert, $layer).$norm, eps);
+                k.layer_norm(par, h, x, ensemble.layer(lane.expert, $layer).$norm, eps);
             }
         };
     }
@@ -124,23 +124,22 @@ pub(crate) fn forward<E: KvElement>(
             return Err(Error::Cancelled);
         }
         layer_norm!(layer, attn_norm);
-        matmul!(qkv, h, layer, attn_qkv);
+        matmul!(qkv, h, layer, attn_qkv, None);
         for (qkv, lane) in qkv.chunks_exact(n * 3 * n_embd).zip(lanes) {
             let (keys, values) = layer_of_mut(kv, lane.slot as usize, layer, cache);
             for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
-                store(keys, &qkv[n_embd..2 * n_embd], past + i, shape);
-                store(values, &qkv[2 * n_embd..], past + i, shape);
+                k.store(keys, &qkv[n_embd..2 * n_embd], past + i, shape);
+                k.store(values, &qkv[2 * n_embd..], past + i, shape);
             }
         }
         let of_lane = |i: usize| layer_of(kv, lanes[i].slot as usize, layer, cache);
         k.attention(par, att, qkv, n_lanes, of_lane, shape);
-        matmul!(h, att, layer, attn_output);
+        matmul!(h, att, layer, attn_output, None);
         k.add(x, h);
 
         layer_norm!(layer, ffn_norm);
-        matmul!(ff, h, layer, ffn_up);
-        k.activate(par, ff, activation);
-        matmul!(h, ff, layer, ffn_down);
+        matmul!(ff, h, layer, ffn_up, Some(activation));
+        matmul!(h, ff, layer, ffn_down, None);
         k.add(x, h);
     }
     Ok(())
@@ -161,11 +160,11 @@ pub(crate) fn head(
     let h = &mut b.h[..n_lanes * n_rows * n_embd];
     for (i, (h, lane)) in h.chunks_exact_mut(n_rows * n_embd).zip(lanes).enumerate() {
         let x = &b.x[(i * n + rows.start) * n_embd..(i * n + rows.end) * n_embd];
-        k.layer_norm(h, x, ensemble.expert(lane.expert).output_norm, norm_eps);
+        k.layer_norm(par, h, x, ensemble.expert(lane.expert).output_norm, norm_eps);
     }
     let logits = &mut b.logits[..n_lanes * n_rows * n_vocab];
     let linear = |i: usize| (ensemble.expert(lanes[i].expert).token_embd, &[][..]);
-    k.matmul(par, logits, h, n_lanes, linear, b.quants);
+    k.matmul(par, logits, h, n_lanes, linear, None, b.quants);
 }
 
 /// The lanes' parts of two buffers.
@@ -175,15 +174,4 @@ fn each<'a>(
     len: usize,
 ) -> impl Iterator<Item = (&'a mut [f32], &'a [f32])> {
     h.chunks_exact_mut(len).zip(x.chunks_exact(len))
-}
-
-/// Writes the keys or values of one position, `[C]`, into a cache `[n_head, n_ctx, head_dim]`.
-fn store<E: KvElement>(cache: &mut [E], row: &[f32], position: usize, shape: AttentionShape) {
-    let AttentionShape { head_dim, n_ctx, .. } = shape;
-    for (head, row) in row.chunks_exact(head_dim).enumerate() {
-        let at = (head * n_ctx + position) * head_dim;
-        for (slot, &x) in cache[at..at + head_dim].iter_mut().zip(row) {
-            *slot = E::from_f32(x);
-        }
-    }
 }

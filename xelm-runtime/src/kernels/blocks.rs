@@ -96,20 +96,20 @@ impl Block for BlockQ6K {
 }
 
 /// A product, one row of weights after the other.
-pub(super) struct MatmulBlocks<'a, B>(
+pub(super) struct MatmulBlocks<'a, 'b, B>(
     pub(super) &'a Matrix<'a>,
     pub(super) &'a Activations<'a>,
-    pub(super) Columns<'a>,
+    pub(super) &'a mut Columns<'b>,
     pub(super) PhantomData<B>,
 );
 
-impl<B: Block> Vectorised for MatmulBlocks<'_, B> {
+impl<B: Block> Vectorised for MatmulBlocks<'_, '_, B> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MatmulBlocks(w, x, mut out, _) = self;
+        let MatmulBlocks(w, x, out, _) = self;
         let rows = out.range();
-        matmul_rows(w.elements::<B>(), w.n_cols, x.quants, &mut out, rows);
+        matmul_rows(w.elements::<B>(), w.n_cols, x.quants, out, rows);
     }
 }
 

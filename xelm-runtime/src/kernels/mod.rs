@@ -17,6 +17,7 @@ mod quants;
 mod simd;
 mod weights;
 
+use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
 use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
@@ -50,7 +51,7 @@ pub struct Kernels {
 }
 
 /// out[t, r] = Σ w[r, c] · x[t, c] for the rows r of `w` that `out` owns and every token t.
-type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, Columns<'_>);
+type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, &mut Columns<'_>);
 
 /// The right-hand side of a product: `[n_tokens, n_cols]` in f32, and quantised to 8 bits where the
 /// weights are quantised.
@@ -107,7 +108,7 @@ impl Kernels {
         self.isa
     }
 
-    /// out[l, t, :] = x[l, t, :] · w(l)ᵀ (+ bias) for each of `n_lanes` lanes and each of a lane's n
+    /// out[l, t, :] = after(x[l, t, :] · w(l)ᵀ (+ bias)) for each of `n_lanes` lanes and each of a lane's n
     /// tokens; all matrices have one shape, though not one type. `out` is `[n_lanes, n, n_rows]`, `x`
     /// `[n_lanes, n, n_cols]`; `quants` is scratch for as many numbers as `x` has. The lanes' work is one
     /// phase.
@@ -118,6 +119,7 @@ impl Kernels {
         x: &[f32],
         n_lanes: usize,
         linear: impl Fn(usize) -> (Matrix<'w>, &'w [f32]) + Sync,
+        after: Option<Activation>,
         quants: &mut [Quants],
     ) {
         let (Matrix { n_rows, n_cols, .. }, _) = linear(0);
@@ -135,8 +137,8 @@ impl Kernels {
         }
         let quants = &quants[..];
         let part = part_len(n_rows, 16, lane_len * n_rows);
-        split_columns(par, out, n_lanes, n_rows, part, |lane, columns| {
-            let (w, _) = linear(lane);
+        split_columns(par, out, n_lanes, n_rows, part, |lane, mut columns| {
+            let (w, bias) = linear(lane);
             let x = Activations {
                 x: &x[lane * lane_len..][..lane_len],
                 quants: quants.get(lane * n * n_groups..).unwrap_or_default(),
@@ -154,44 +156,32 @@ impl Kernels {
                 _ => self.q8_0,
             };
             debug_assert!((w.n_rows, w.n_cols) == (n_rows, n_cols));
-            matmul(self.isa, &w, &x, columns);
+            matmul(self.isa, &w, &x, &mut columns);
+            self.isa.run(portable::Finish { out: columns, bias, after });
         });
-        for (lane, out) in out.chunks_exact_mut(lane_len / n_cols * n_rows).enumerate() {
-            let (_, bias) = linear(lane);
-            if !bias.is_empty() {
-                self.isa.run(portable::AddBias(out, bias));
-            }
-        }
     }
 
     /// out[t, :] = LayerNorm(x[t, :]) · weight + bias, rows of `weight.len()` numbers.
     pub(crate) fn layer_norm(
         &self,
+        parallel: &dyn Parallel,
         out: &mut [f32],
         x: &[f32],
         (weight, bias): (&[f32], &[f32]),
         eps: f32,
     ) {
-        self.isa.run(portable::LayerNorm { out, x, weight, bias, eps });
+        let n = weight.len();
+        // A number costs about as much as eight multiply-adds.
+        let part = part_len(out.len() / n, 1, out.len() * 8);
+        split_rows(parallel, out, n, part, |first, out| {
+            let x = &x[first * n..][..out.len()];
+            self.isa.run(portable::LayerNorm { out, x, weight, bias, eps });
+        });
     }
 
     /// x += y.
     pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) {
         self.isa.run(portable::Add(x, y));
-    }
-
-    /// x = activation(x).
-    pub(crate) fn activate(
-        &self,
-        parallel: &dyn Parallel,
-        x: &mut [f32],
-        kind: crate::config::Activation,
-    ) {
-        // An erf costs about as much as 32 multiply-adds.
-        let run = part_len(x.len(), 16, x.len() * 32);
-        split_rows(parallel, x, 1, run, |_, part| {
-            self.isa.run(portable::Activate(part, kind));
-        });
     }
 
     /// Causal attention of the n new tokens of each lane at positions `past..past + n` over the
@@ -215,6 +205,17 @@ impl Kernels {
             let qkv = &qkv[lane * n * 3 * width..][..n * 3 * width];
             self.isa.run(Attend { isa: self.isa, shape, out, qkv, cache: cache(lane) });
         });
+    }
+
+    /// Writes the keys or values of one position, `[C]`, into a cache `[n_head, n_ctx, head_dim]`.
+    pub(crate) fn store<E: KvElement>(
+        &self,
+        cache: &mut [E],
+        row: &[f32],
+        position: usize,
+        shape: AttentionShape,
+    ) {
+        self.isa.run(portable::Store { isa: self.isa, cache, row, position, shape });
     }
 
     /// Runs a loop of the caller's with this instruction set.
@@ -291,7 +292,15 @@ mod tests {
                         let mut out = vec![f32::NAN; x.len() / n_cols * n_rows];
                         let mut quants = vec![bytemuck::Zeroable::zeroed(); n_quants(x.len())];
                         let linear = |_| (w, &bias[..]);
-                        Kernels::new(isa).matmul(&Serial, &mut out, x, 1, linear, &mut quants);
+                        Kernels::new(isa).matmul(
+                            &Serial,
+                            &mut out,
+                            x,
+                            1,
+                            linear,
+                            None,
+                            &mut quants,
+                        );
                         out
                     };
                     let portable = run(Isa::PORTABLE, &x);
@@ -331,7 +340,7 @@ mod tests {
             for c in [1usize, 5, 16, 17, 33, 100] {
                 let (x, w, b) = (random(&mut rng, c), random(&mut rng, c), random(&mut rng, c));
                 let mut out = vec![0.0; c];
-                kernels.layer_norm(&mut out, &x, (&w, &b), 1e-5);
+                kernels.layer_norm(&Serial, &mut out, &x, (&w, &b), 1e-5);
                 let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / c as f64;
                 let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / c as f64;
                 for i in 0..c {

@@ -19,20 +19,26 @@ pub(super) fn matmul<S: Simd, W: Weights<S>>(
     isa: Isa,
     w: &Matrix<'_>,
     x: &Activations<'_>,
-    out: Columns<'_>,
+    out: &mut Columns<'_>,
 ) {
     if let Some(s) = S::of(isa) {
         isa.run(MatmulPanels(s, w, x, out, PhantomData::<W>));
     }
 }
 
-struct MatmulPanels<'a, S, W>(S, &'a Matrix<'a>, &'a Activations<'a>, Columns<'a>, PhantomData<W>);
+struct MatmulPanels<'a, 'b, S, W>(
+    S,
+    &'a Matrix<'a>,
+    &'a Activations<'a>,
+    &'a mut Columns<'b>,
+    PhantomData<W>,
+);
 
-impl<S: Simd, W: Weights<S>> Vectorised for MatmulPanels<'_, S, W> {
+impl<S: Simd, W: Weights<S>> Vectorised for MatmulPanels<'_, '_, S, W> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MatmulPanels(s, w, x, mut out, _) = self;
+        let MatmulPanels(s, w, x, out, _) = self;
         let n = out.n_rows();
         let n_blocks = w.n_cols / BLOCK / W::GROUPS;
         let row_bytes = n_blocks * size_of::<W>();
@@ -44,15 +50,15 @@ impl<S: Simd, W: Weights<S>> Vectorised for MatmulPanels<'_, S, W> {
             let mut t = 0;
             while t < n {
                 if n - t == 1 {
-                    tile::<S, W, _, 1>(s, rows, n_blocks, x.quants, (n, t), &mut out, row);
+                    tile::<S, W, _, 1>(s, rows, n_blocks, x.quants, (n, t), out, row);
                 } else {
-                    tile::<S, W, _, TILE>(s, rows, n_blocks, x.quants, (n, t), &mut out, row);
+                    tile::<S, W, _, TILE>(s, rows, n_blocks, x.quants, (n, t), out, row);
                 }
                 t += TILE;
             }
             row += S::ROWS;
         }
-        matmul_rows::<W>(w.elements(), w.n_cols, x.quants, &mut out, row..range.end);
+        matmul_rows::<W>(w.elements(), w.n_cols, x.quants, out, row..range.end);
     }
 }
 

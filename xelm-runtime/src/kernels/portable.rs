@@ -1,6 +1,7 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
+use super::attention::AttentionShape;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 use super::avx2::Avx2;
 use super::lanes::{WIDTH, ZERO, fold, padded, widen};
@@ -24,7 +25,7 @@ pub(super) trait Dots {
 
 /// Fills `out`, [`TILE`] tokens sharing one pass over a weight row.
 #[inline(always)]
-pub(super) fn matmul(weights: &impl Dots, mut out: Columns<'_>) {
+pub(super) fn matmul(weights: &impl Dots, out: &mut Columns<'_>) {
     let n = out.n_rows();
     for row in out.range() {
         let mut t = 0;
@@ -44,14 +45,14 @@ pub(super) fn matmul(weights: &impl Dots, mut out: Columns<'_>) {
 }
 
 /// A product with weights that are plain numbers.
-pub(super) struct MatmulDense<'a, E>(
+pub(super) struct MatmulDense<'a, 'b, E>(
     pub(super) &'a Matrix<'a>,
     pub(super) &'a Activations<'a>,
-    pub(super) Columns<'a>,
+    pub(super) &'a mut Columns<'b>,
     pub(super) core::marker::PhantomData<E>,
 );
 
-impl<E: KvElement> Vectorised for MatmulDense<'_, E> {
+impl<E: KvElement> Vectorised for MatmulDense<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
@@ -161,42 +162,32 @@ impl Vectorised for Add<'_> {
     }
 }
 
-pub(super) struct AddBias<'a>(pub &'a mut [f32], pub &'a [f32]);
-
-impl Vectorised for AddBias<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        for row in self.0.chunks_exact_mut(self.1.len()) {
-            for (x, b) in row.iter_mut().zip(self.1) {
-                *x += b;
-            }
-        }
-    }
+/// out = after(out + bias), for the columns that `out` owns.
+pub(super) struct Finish<'a> {
+    pub(super) out: Columns<'a>,
+    /// Empty, or one number for every column of the whole matrix.
+    pub(super) bias: &'a [f32],
+    pub(super) after: Option<Activation>,
 }
 
-pub(super) struct Activate<'a>(pub &'a mut [f32], pub Activation);
-
-impl Vectorised for Activate<'_> {
+impl Vectorised for Finish<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        // Three loops: a choice inside one would keep it from being vectorised.
-        match self.1 {
-            Activation::GeluErf => {
-                for x in self.0 {
-                    *x = math::gelu_erf(*x);
-                }
+        let Finish { mut out, bias, after } = self;
+        let columns = out.range();
+        let bias = bias.get(columns.clone()).unwrap_or_default();
+        for t in 0..out.n_rows() {
+            let row = out.run(t, columns.start, columns.len());
+            for (x, b) in row.iter_mut().zip(bias) {
+                *x += b;
             }
-            Activation::GeluTanh => {
-                for x in self.0 {
-                    *x = math::gelu_tanh(*x);
-                }
-            }
-            Activation::Relu => {
-                for x in self.0 {
-                    *x = math::relu(*x);
-                }
+            // Three loops: a choice inside one would keep it from being vectorised.
+            match after {
+                Some(Activation::GeluErf) => row.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
+                Some(Activation::GeluTanh) => row.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
+                Some(Activation::Relu) => row.iter_mut().for_each(|x| *x = math::relu(*x)),
+                None => {}
             }
         }
     }
@@ -219,6 +210,13 @@ pub trait KvElement: NoUninit + AnyBitPattern + Send + Sync {
     fn from_f32(x: f32) -> Self;
     /// The number.
     fn to_f32(self) -> f32;
+    /// Stores numbers.
+    #[inline(always)]
+    fn store(_: Isa, x: &[f32], out: &mut [Self]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = Self::from_f32(x);
+        }
+    }
     /// Numbers in single precision, converted into the beginning of `room` where they are not.
     #[inline(always)]
     fn singles<'a>(_: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
@@ -257,6 +255,14 @@ impl KvElement for u16 {
     }
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     #[inline(always)]
+    fn store(isa: Isa, x: &[f32], out: &mut [Self]) {
+        let n = Avx2::of(isa).map_or(0, |s| s.narrow_to_halves(x, out));
+        for (out, &x) in out[n..].iter_mut().zip(&x[n..]) {
+            *out = f32_to_f16(x);
+        }
+    }
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    #[inline(always)]
     fn singles<'a>(isa: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
         let room = &mut room[..stored.len()];
         let n = Avx2::of(isa).map_or(0, |s| s.widen_halves(stored, room));
@@ -276,5 +282,26 @@ impl KvElement for Bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         Bf16::to_f32(self)
+    }
+}
+
+/// Writes the keys or values of one position, `[C]`, into a cache `[n_head, n_ctx, head_dim]`.
+pub(super) struct Store<'a, E> {
+    pub(super) isa: Isa,
+    pub(super) cache: &'a mut [E],
+    pub(super) row: &'a [f32],
+    pub(super) position: usize,
+    pub(super) shape: AttentionShape,
+}
+
+impl<E: KvElement> Vectorised for Store<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let AttentionShape { head_dim, n_ctx, .. } = self.shape;
+        for (head, row) in self.row.chunks_exact(head_dim).enumerate() {
+            let at = (head * n_ctx + self.position) * head_dim;
+            E::store(self.isa, row, &mut self.cache[at..at + head_dim]);
+        }
     }
 }
