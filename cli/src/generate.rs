@@ -61,6 +61,13 @@ pub(crate) struct SamplerArgs {
     seed: u64,
 }
 
+impl SamplerArgs {
+    /// Whether the most probable token is taken every time.
+    pub(crate) fn is_greedy(self) -> bool {
+        self.temperature == 0.0
+    }
+}
+
 impl From<SamplerArgs> for SamplerOptions {
     fn from(args: SamplerArgs) -> Self {
         let SamplerArgs { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last, seed } =

@@ -5,6 +5,7 @@
 
 mod adapt;
 mod average;
+mod bench;
 mod card;
 mod cluster;
 mod demo;
@@ -90,6 +91,7 @@ enum Command {
     Score(score::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
     Inspect(inspect::Args),
     Devices(device::Args),
 }
@@ -142,6 +144,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Score(args) => args.run(threads),
         Command::Tokenize(args) => args.run(),
         Command::Logits(args) => args.run(threads),
+        Command::Bench(args) => args.run(threads),
         Command::Inspect(args) => args.run(threads),
         Command::Devices(args) => args.run(threads),
     }

@@ -28,7 +28,13 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "TAG", requires = "set")]
     lang: Option<String>,
     /// Mix the M experts of the set that suit the text best; 0 for all that are present.
-    #[arg(long, value_name = "M", requires = "set", conflicts_with = "lang")]
+    #[arg(
+        long,
+        visible_alias = "top-m",
+        value_name = "M",
+        requires = "set",
+        conflicts_with = "lang"
+    )]
     ensemble: Option<usize>,
     /// When the text chooses: at every token, or once from the prompt (a text that is scored: from the
     /// whole of it). The default is token with --ensemble, otherwise prompt.

@@ -1,7 +1,8 @@
 //! How fast one token after another is decoded, and in how much memory: `tests/contention.sh` and
-//! `tests/footprint.sh` run it.
+//! `tests/footprint.sh` run it, `tests/speed.sh` has it make models.
 //!
-//!     xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB    a random Q8_0 expert
+//!     xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB [N_CTX TYPE]    a random expert, 256 q8_0
+//!     xelm-decode-speed set DIR EXPERT.gguf...                  makes random experts in a folder a set
 //!     xelm-decode-speed run FILE THREADS SECONDS                prints tokens per second
 //!     xelm-decode-speed footprint FILE THREADS N_TOKENS         prints times and memory as JSON
 
@@ -18,14 +19,15 @@ use xelm_runtime::session::{Options, Session};
 use xelm_tests::random;
 use xelm_train::memory::Memory;
 
-const USAGE: &str = "usage: xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB
+const USAGE: &str = "usage: xelm-decode-speed make OUT.gguf N_LAYER N_EMBD N_VOCAB [N_CTX TYPE]
+       xelm-decode-speed set DIR EXPERT.gguf...
        xelm-decode-speed run FILE THREADS SECONDS
        xelm-decode-speed footprint FILE THREADS N_TOKENS";
 
-fn config(n_layer: usize, n_embd: usize, n_vocab: usize) -> Config {
+fn config(n_layer: usize, n_embd: usize, n_vocab: usize, n_ctx: usize) -> Config {
     Config {
         n_vocab,
-        n_ctx: 256,
+        n_ctx,
         n_embd,
         n_layer,
         n_head: n_embd / 64,
@@ -38,9 +40,18 @@ fn config(n_layer: usize, n_embd: usize, n_vocab: usize) -> Config {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["make", path, n_layer, n_embd, n_vocab] => {
-            let config = config(n_layer.parse()?, n_embd.parse()?, n_vocab.parse()?);
-            Ok(random::write_expert(Path::new(path), &config, DType::Q8_0)?)
+        ["make", path, n_layer, n_embd, n_vocab, ref more @ ..] => {
+            let (n_ctx, dtype) = match *more {
+                [] => (256, DType::Q8_0),
+                [n_ctx, "f32"] => (n_ctx.parse()?, DType::F32),
+                [n_ctx, "q8_0"] => (n_ctx.parse()?, DType::Q8_0),
+                _ => return Err(USAGE.into()),
+            };
+            let config = config(n_layer.parse()?, n_embd.parse()?, n_vocab.parse()?, n_ctx);
+            Ok(random::write_expert(Path::new(path), &config, dtype)?)
+        }
+        ["set", folder, ref files @ ..] if !files.is_empty() => {
+            Ok(random::write_set(Path::new(folder), files)?)
         }
         ["run", path, threads, seconds] => {
             let seconds = Duration::from_secs_f64(seconds.parse()?);
