@@ -13,6 +13,8 @@ use core::marker::PhantomData;
 
 /// Tokens that share the unpacking of a block.
 const TILE: usize = 32;
+/// Panels fetched side by side: memory gives more to a core that reads at several places.
+const STREAMS: usize = 4;
 
 /// An entry of the table of kernels.
 pub(super) fn matmul<S: Simd, W: Weights<S>>(
@@ -46,7 +48,7 @@ impl<S: Simd, W: Weights<S>> Vectorised for MatmulPanels<'_, '_, S, W> {
         let mut row = range.start;
         while row + S::ROWS <= range.end {
             let bytes = &w.bytes[row * row_bytes..][..S::ROWS * row_bytes];
-            let rows = Apart { bytes, row_bytes };
+            let rows = Apart { bytes, row_bytes, index: row / S::ROWS };
             let mut t = 0;
             while t < n {
                 if n - t == 1 {
@@ -105,11 +107,13 @@ fn tile<S: Simd, W: Weights<S>, R: Rows<S>, const N: usize>(
     }
 }
 
-/// Rows as a standard file has them, one after the other.
+/// A panel: as many rows as a vector has lanes, as a standard file has them, one after the other.
 #[derive(Clone, Copy)]
 struct Apart<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
+    /// Index of the panel in the matrix.
+    index: usize,
 }
 
 impl<S: Simd> Rows<S> for Apart<'_> {
@@ -127,9 +131,11 @@ impl<S: Simd> Rows<S> for Apart<'_> {
     }
     #[inline(always)]
     fn prefetch(self, s: S, at: usize, len: usize) {
-        // The rows are read side by side, but memory is one stream: what lies behind the rows is fetched as fast as
-        // these are used up.
-        let ahead = self.bytes.len() + S::ROWS * at;
+        // While a group of panels is used up, the next group is fetched, a piece of each of its panels in turn.
+        let (place, n_blocks) = (self.index % STREAMS, self.row_bytes / len);
+        let step = place * n_blocks + at / len;
+        let panels = STREAMS - place + step % STREAMS;
+        let ahead = panels * self.bytes.len() + step / STREAMS * S::ROWS * len;
         for line in (0..S::ROWS * len).step_by(64) {
             s.prefetch(self.bytes, ahead + line);
         }

@@ -12,7 +12,7 @@ pub(super) trait Rows<S: Simd>: Copy {
     fn load4(self, s: S, at: usize) -> S::Ints;
     /// The half-precision number at offset `at` of each row.
     fn load2(self, s: S, at: usize) -> S::Floats;
-    /// Fetches what follows these rows, while the bytes `at..at + len` of each are computed with.
+    /// Fetches some of what follows these rows, while the block at `at..at + len` of each is computed with.
     fn prefetch(self, s: S, at: usize, len: usize);
 }
 
