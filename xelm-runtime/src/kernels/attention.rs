@@ -5,7 +5,7 @@
 //! keys and values to single precision.
 
 use super::lanes::F32x8;
-use super::portable::{KvElement, dots};
+use super::portable::{KvElement, TILE, dots};
 use crate::config::MAX_HEAD_DIM;
 use crate::isa::{Isa, Vectorised};
 use crate::math;
@@ -15,8 +15,6 @@ use crate::parallel::Columns;
 const KEY_BLOCK: usize = 32;
 /// Queries that share a conversion.
 const QUERIES: usize = 16;
-/// Keys whose products with a query are summed together.
-const TILE: usize = 4;
 /// Numbers converted at a time: the keys of a block where a head has 64 dimensions.
 const ROOM: usize = MAX_HEAD_DIM;
 

@@ -4,7 +4,7 @@ use super::Activations;
 use super::attention::AttentionShape;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 use super::avx2::Avx2;
-use super::lanes::{WIDTH, ZERO, fold, padded, widen};
+use super::lanes::{Lanes, WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
@@ -14,7 +14,7 @@ use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Tokens that share one pass over a weight row.
-const TILE: usize = 4;
+pub(super) const TILE: usize = 4;
 
 /// The dot products of one weight row with activation rows. A trait rather than closures: closures are
 /// compiled on their own, without the instruction set of [`Vectorised::run`]'s caller.
@@ -75,29 +75,44 @@ impl<E: KvElement> Dots for Dense<'_, E> {
     }
 }
 
-/// The dot products of one row with N rows of `x`.
+/// The dot products of one row with N rows of `x`, N being 1 or [`TILE`].
 #[inline(always)]
 pub(super) fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
     let n = row.len();
-    let mut sums = [ZERO; N];
+    let of = |t: usize| x[t * n..][..n].as_chunks::<WIDTH>().0;
     let (chunks, tail) = row.as_chunks::<WIDTH>();
-    for (i, chunk) in chunks.iter().enumerate() {
-        let w = widen(chunk);
+    let mut sums = [ZERO; N];
+    // Iterators rather than indices: the sums stay in registers.
+    if N == TILE {
+        let rest = of(1).iter().zip(of(2)).zip(of(3));
+        for ((w, x0), ((x1, x2), x3)) in chunks.iter().zip(of(0)).zip(rest) {
+            let w = widen(w);
+            for (sum, x) in sums.iter_mut().zip([x0, x1, x2, x3]) {
+                add_products(sum, w, widen(x));
+            }
+        }
+    } else {
         for t in 0..N {
-            // A whole chunk: the bounds are those of `row`'s, and every row of `x` has its length.
-            let Some(x) = x[t * n + i * WIDTH..].first_chunk() else { continue };
-            let x = widen(x);
-            sums[t] = [sums[t][0].add_product(w[0], x[0]), sums[t][1].add_product(w[1], x[1])];
+            for (w, x) in chunks.iter().zip(of(t)) {
+                add_products(&mut sums[t], widen(w), widen(x));
+            }
         }
     }
     if !tail.is_empty() {
         let w = widen(&padded(tail));
         for t in 0..N {
             let x = widen(&padded(&x[(t + 1) * n - tail.len()..(t + 1) * n]));
-            sums[t] = [sums[t][0].add_product(w[0], x[0]), sums[t][1].add_product(w[1], x[1])];
+            add_products(&mut sums[t], w, x);
         }
     }
+    // A copy: what has an address is written to memory in every step.
+    let sums = core::array::from_fn(|t| sums[t]);
     fold(&sums)
+}
+
+#[inline(always)]
+fn add_products(sum: &mut Lanes, a: Lanes, b: Lanes) {
+    *sum = [sum[0].add_product(a[0], b[0]), sum[1].add_product(a[1], b[1])];
 }
 
 pub(super) struct LayerNorm<'a> {
