@@ -412,6 +412,12 @@ xelm_status xelm_params_set_route(xelm_params *params,
 xelm_status xelm_params_set_kv_budget(xelm_params *params,
                                       size_t bytes);
 
+// Whether every token of the vocabulary has a logit, unless 0, also where all experts have shortlists. At
+// first the tokens on any of the shortlists have one, and the others are impossible: a text that has them
+// scores infinity.
+xelm_status xelm_params_set_full_output(xelm_params *params,
+                                        int32_t full_output);
+
 // Lets the library tell what it does to `on_log`; NULL, as at first, for silence. Handles that are
 // opened with these options keep the callback.
 xelm_status xelm_params_set_log(xelm_params *params, xelm_on_log on_log, void *user);
@@ -734,10 +740,18 @@ xelm_status xelm_session_prefill_text_again(xelm_session *session,
                                             size_t *n_reused);
 
 // The logits after the last token that was read, one for each entry of the vocabulary: an expert's own,
-// or the log probabilities of a mixture. Valid until the next call with this session.
+// or the log probabilities of a mixture. Valid until the next call with this session. XELM_BAD_PARAMETER
+// where only the tokens of a shortlist have logits: `xelm_session_output_logits` gives those.
 xelm_status xelm_session_logits(xelm_session *session,
                                 const float **logits,
                                 size_t *n_vocab);
+
+// As `xelm_session_logits`, of the tokens that have logits: `ids` are these tokens, ascending, or NULL where
+// all have, so that a token's id is the index of its logit. The ids are valid until the session is closed.
+xelm_status xelm_session_output_logits(xelm_session *session,
+                                       const float **logits,
+                                       const uint32_t **ids,
+                                       size_t *n_logits);
 
 // Chooses the next token from the logits. It is not read: `xelm_session_prefill` does that.
 xelm_status xelm_session_next(xelm_session *session, uint32_t *token);

@@ -85,6 +85,7 @@ public:
 #endif
     Params &kv_type(xelm_kv_type type) { return set(xelm_params_set_kv_type(&raw_, type)); }
     Params &kv_budget(std::size_t bytes) { return set(xelm_params_set_kv_budget(&raw_, bytes)); }
+    Params &full_output(bool full = true) { return set(xelm_params_set_full_output(&raw_, full)); }
     Params &sampling(float temperature, std::size_t top_k = 0, float top_p = 1, float min_p = 0,
                      std::uint64_t seed = 0) {
         return set(xelm_params_set_sampling(&raw_, temperature, top_k, top_p, min_p, seed));
@@ -393,12 +394,24 @@ public:
     std::size_t prefill_text_again(std::string_view text) {
         return result<std::size_t>(xelm_session_prefill_text_again, text.data(), text.size());
     }
-    /// One number for each entry of the vocabulary, valid until the next call with this session.
+    /// One number for each entry of the vocabulary, valid until the next call with this session. An error
+    /// where only the tokens of a shortlist have logits.
     const float *logits() {
         const float *logits;
         std::size_t n_vocab;
         call(xelm_session_logits, &logits, &n_vocab);
         return logits;
+    }
+    /// The logits of the tokens that have one; `ids` is null where all have. Valid as those of `logits`.
+    struct Outputs {
+        const float *logits;
+        const std::uint32_t *ids;
+        std::size_t n;
+    };
+    Outputs output_logits() {
+        Outputs found;
+        call(xelm_session_output_logits, &found.logits, &found.ids, &found.n);
+        return found;
     }
     std::uint32_t next() { return result<std::uint32_t>(xelm_session_next); }
     void set_sampling(Params &params) {

@@ -194,7 +194,16 @@ impl Args {
                     text.push_str(written.text);
                     true
                 };
-                generate(expert, Mixing::default(), prompt, 40, sampler, threads, &mut emit)?;
+                generate(
+                    expert,
+                    Mixing::default(),
+                    false,
+                    prompt,
+                    40,
+                    sampler,
+                    threads,
+                    &mut emit,
+                )?;
                 samples.insert(language.clone(), text);
             }
         }

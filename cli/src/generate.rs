@@ -27,6 +27,9 @@ pub(crate) struct Args {
     max_tokens: usize,
     #[command(flatten)]
     sampler: SamplerArgs,
+    /// Choose among all tokens of the vocabulary, also where the experts have shortlists.
+    #[arg(long)]
+    full_output: bool,
     /// Print the text and how it came about as one JSON object.
     #[arg(long)]
     json: bool,
@@ -99,6 +102,7 @@ impl Args {
             generate(
                 ensemble,
                 model.mixing,
+                self.full_output,
                 &self.prompt,
                 self.max_tokens,
                 sampler,
@@ -147,6 +151,7 @@ pub(crate) struct Generated {
 pub(crate) fn generate<'e>(
     experts: impl Into<Ensemble<'e>>,
     mixing: Mixing,
+    full_output: bool,
     prompt: &str,
     max_tokens: usize,
     sampler: SamplerOptions,
@@ -157,7 +162,7 @@ pub(crate) fn generate<'e>(
     let mut sampler = Sampler::new(sampler)?;
     let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
     let max_text = tokenizer.normalizer().normalized_len(prompt.as_bytes());
-    let options = Options { max_text, mixing, ..Options::default() };
+    let options = Options { max_text, mixing, full_output, ..Options::default() };
     let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
     let pool = Pool::new(threads)?;
     let kernels = Kernels::new(Isa::detect());

@@ -27,9 +27,11 @@ mod quantize;
 mod report;
 mod score;
 mod set;
+mod shortlist;
 mod tokenize;
 mod tokenizer;
 mod train;
+mod trim;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -81,6 +83,8 @@ enum Command {
     Pack(pack::Args),
     Card(card::Args),
     Quantize(quantize::Args),
+    Shortlist(shortlist::Args),
+    Trim(trim::Args),
     #[command(subcommand)]
     Set(set::Command),
     Verify(verify::Args),
@@ -136,6 +140,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pack(args) => args.run(),
         Command::Card(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Shortlist(args) => args.run(),
+        Command::Trim(args) => args.run(),
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Eval(command) => command.run(),

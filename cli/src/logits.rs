@@ -13,7 +13,7 @@ use xelm_train::memory::Memory;
 
 /// Writes the logits after every token of a sequence as a NumPy array, f32 [n_token, n_vocab].
 ///
-/// Keys and values are kept in full precision.
+/// Keys and values are kept in full precision. A shortlist is not used.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -30,7 +30,13 @@ impl Args {
     pub(crate) fn run(self, threads: usize) -> Result<()> {
         let opened = self.expert.open()?;
         let expert = opened.file.expert();
-        let options = Options { kv: KvType::F32, n_logits: 8, max_text: 0, ..Options::default() };
+        let options = Options {
+            kv: KvType::F32,
+            n_logits: 8,
+            max_text: 0,
+            full_output: true,
+            ..Options::default()
+        };
         let mut memory = Memory::new(Session::plan(expert, &options)?.total);
         let pool = Pool::new(threads)?;
         let kernels = Kernels::new(Isa::detect());

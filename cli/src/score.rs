@@ -15,7 +15,7 @@ use xelm_train::memory::Memory;
 /// byte.
 ///
 /// The text is one document: it is read after </s>, and the </s> after it is scored too. What exceeds
-/// the context is cut off and not counted.
+/// the context is cut off and not counted. Shortlists are not used: every token has a probability.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -54,8 +54,14 @@ impl Args {
             let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
             let max_text = tokenizer.normalizer().normalized_len(&text);
             let mixing = model.mixing;
-            let options =
-                Options { kv: KvType::F32, n_logits: 8, max_text, mixing, ..Options::default() };
+            let options = Options {
+                kv: KvType::F32,
+                n_logits: 8,
+                max_text,
+                mixing,
+                full_output: true,
+                ..Options::default()
+            };
             let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
             let pool = Pool::new(threads)?;
             let kernels = Kernels::new(Isa::detect());

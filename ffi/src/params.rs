@@ -63,6 +63,7 @@ pub(crate) struct Params {
     routing: i8,
     power: i8,
     lag: i8,
+    full_output: i8,
     error: Text<128>,
 }
 
@@ -84,6 +85,7 @@ impl Params {
             kv: if is_f32 { KvType::F32 } else { KvType::F16 },
             max_text: self.max_text,
             mixing: self.mixing(),
+            full_output: self.full_output != 0,
             ..Options::default()
         }
     }
@@ -190,6 +192,7 @@ pub unsafe extern "C" fn xelm_params_init(
             routing: XELM_ROUTE_TOKEN as i8,
             power: XELM_POWER_PAPER as i8,
             lag: 0,
+            full_output: 0,
             error: Text::EMPTY,
         };
         // SAFETY: it fits, and its alignment is not stricter, as asserted above.
@@ -372,6 +375,18 @@ pub unsafe extern "C" fn xelm_params_set_kv_budget(
 ) -> xelm_status {
     // SAFETY: the header's rule for params.
     unsafe { with(params, |p| set(&mut p.kv_budget, bytes)) }
+}
+
+/// Whether every token of the vocabulary has a logit, unless 0, also where all experts have shortlists. At
+/// first the tokens on any of the shortlists have one, and the others are impossible: a text that has them
+/// scores infinity.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_params_set_full_output(
+    params: *mut xelm_params,
+    full_output: i32,
+) -> xelm_status {
+    // SAFETY: the header's rule for params.
+    unsafe { with(params, |p| set(&mut p.full_output, i8::from(full_output != 0))) }
 }
 
 /// Lets the library tell what it does to `on_log`; NULL, as at first, for silence. Handles that are

@@ -160,7 +160,8 @@ pub unsafe extern "C" fn xelm_session_prefill_text_again(
 }
 
 /// The logits after the last token that was read, one for each entry of the vocabulary: an expert's own,
-/// or the log probabilities of a mixture. Valid until the next call with this session.
+/// or the log probabilities of a mixture. Valid until the next call with this session. XELM_BAD_PARAMETER
+/// where only the tokens of a shortlist have logits: `xelm_session_output_logits` gives those.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_session_logits(
     session: *mut xelm_session,
@@ -171,9 +172,35 @@ pub unsafe extern "C" fn xelm_session_logits(
     unsafe {
         with(session, |session, _| {
             let (logits, n_vocab) = (Out::new(logits, "logits")?, Out::new(n_vocab, "n_vocab")?);
+            if session.outputs().ids().is_some() {
+                return Err(Error::BadParameter { what: "full_output (not set)" }.into());
+            }
             let found = session.logits()?;
             logits.set(found.as_ptr());
             n_vocab.set(found.len());
+            Ok(())
+        })
+    }
+}
+
+/// As `xelm_session_logits`, of the tokens that have logits: `ids` are these tokens, ascending, or NULL where
+/// all have, so that a token's id is the index of its logit. The ids are valid until the session is closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_session_output_logits(
+    session: *mut xelm_session,
+    logits: *mut *const f32,
+    ids: *mut *const u32,
+    n_logits: *mut usize,
+) -> xelm_status {
+    // SAFETY: the header's rules for handles and outputs.
+    unsafe {
+        with(session, |session, _| {
+            let (logits, ids) = (Out::new(logits, "logits")?, Out::new(ids, "ids")?);
+            let n_logits = Out::new(n_logits, "n_logits")?;
+            let found = session.logits()?;
+            logits.set(found.as_ptr());
+            n_logits.set(found.len());
+            ids.set(session.outputs().ids().map_or(core::ptr::null(), <[u32]>::as_ptr));
             Ok(())
         })
     }

@@ -82,24 +82,27 @@ impl Recipe {
         if !tensor.role.is_quantizable() {
             return DType::F32;
         }
-        let wanted = match (self, tensor.role) {
-            (Recipe::F32, _) => DType::F32,
-            (Recipe::F16, _) => DType::F16,
-            (Recipe::Bf16, _) => DType::BF16,
-            (Recipe::Q8_0, _) | (Recipe::Q4_0 | Recipe::Q4_1, Role::TokenEmbd) => DType::Q8_0,
-            (Recipe::Q4_0, _) => DType::Q4_0,
-            (Recipe::Q4_1, _) => DType::Q4_1,
-            (Recipe::Q6K, _) | (Recipe::Q4KM | Recipe::Q5KM, Role::TokenEmbd) => DType::Q6K,
-            (Recipe::Q5KM, Role::AttnQkvWeight) => DType::Q6K,
-            (Recipe::Q4KM, Role::AttnQkvWeight) => DType::Q5K,
-            (Recipe::Q4KM | Recipe::Q5KM, Role::FfnDownWeight)
-                if tensor.layer.is_some_and(|layer| matters_more(layer, n_layers)) =>
-            {
-                DType::Q6K
-            }
-            (Recipe::Q4KM, _) => DType::Q4K,
-            (Recipe::Q5KM, _) => DType::Q5K,
-        };
+        let wanted =
+            match (self, tensor.role) {
+                (Recipe::F32, _) => DType::F32,
+                (Recipe::F16, _) => DType::F16,
+                (Recipe::Bf16, _) => DType::BF16,
+                (Recipe::Q8_0, _)
+                | (Recipe::Q4_0 | Recipe::Q4_1, Role::TokenEmbd | Role::Output) => DType::Q8_0,
+                (Recipe::Q4_0, _) => DType::Q4_0,
+                (Recipe::Q4_1, _) => DType::Q4_1,
+                (Recipe::Q6K, _)
+                | (Recipe::Q4KM | Recipe::Q5KM, Role::TokenEmbd | Role::Output) => DType::Q6K,
+                (Recipe::Q5KM, Role::AttnQkvWeight) => DType::Q6K,
+                (Recipe::Q4KM, Role::AttnQkvWeight) => DType::Q5K,
+                (Recipe::Q4KM | Recipe::Q5KM, Role::FfnDownWeight)
+                    if tensor.layer.is_some_and(|layer| matters_more(layer, n_layers)) =>
+                {
+                    DType::Q6K
+                }
+                (Recipe::Q4KM, _) => DType::Q4K,
+                (Recipe::Q5KM, _) => DType::Q5K,
+            };
         let smaller = match wanted {
             DType::Q4K => DType::Q4_1,
             DType::Q5K | DType::Q6K => DType::Q8_0,

@@ -15,10 +15,11 @@ use xelm::set::*;
 use xelm::state::*;
 use xelm::status::*;
 use xelm::text::*;
-use xelm_tests::c_abi::{Params, session_error, text};
+use xelm_tests::c_abi::{Opened, Params, session_error, text, tiny_expert};
 use xelm_tests::examples::{compile, static_library};
 use xelm_tests::xelm::Xelm;
 use xelm_train::memory::Memory;
+use xelm_train::shortlist::write_shortlist;
 
 const XELM: Xelm =
     Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
@@ -112,6 +113,45 @@ unsafe extern "C" fn cancel(user: *mut c_void, _: *const xelm_written) -> i32 {
     // SAFETY: `user` is an open session.
     assert_eq!(unsafe { xelm_session_cancel(user.cast()) }, XELM_OK);
     0
+}
+
+/// A file with a shortlist: the logits of its tokens, and of all where that is asked for.
+#[test]
+fn logits_of_a_shortlist() {
+    let path = XELM.folder("c_shortlist").join("short.gguf");
+    let ids: Vec<u32> = (0..4).chain((5..300).step_by(5)).collect();
+    write_shortlist(&tiny_expert(), &path, &ids).unwrap();
+    let mut params = Params::new();
+    let short = Opened::new(&path, &mut params);
+    // SAFETY: initialised options.
+    assert_eq!(unsafe { xelm_params_set_full_output(params.get(), 1) }, XELM_OK);
+    let full = Opened::new(&path, &mut params);
+    let (mut logits, mut found, mut n) = (null(), null(), 0);
+    // SAFETY: handles are open, pointers live.
+    unsafe {
+        for s in [short.session, full.session] {
+            assert_eq!(xelm_session_prefill_text(s, c"Am Morgen".as_ptr(), 9), XELM_OK);
+        }
+        let s = full.session;
+        assert_eq!(xelm_session_logits(s, &mut logits, &mut n), XELM_OK);
+        assert_eq!(n, xelm_expert_n_vocab(full.expert));
+        let all = core::slice::from_raw_parts(logits, n).to_vec();
+        assert_eq!(xelm_session_output_logits(s, &mut logits, &mut found, &mut n), XELM_OK);
+        assert_eq!((n, found), (all.len(), null()));
+        assert_eq!(core::slice::from_raw_parts(logits, n), all);
+        let s = short.session;
+        assert_eq!(xelm_session_logits(s, &mut logits, &mut n), XELM_BAD_PARAMETER);
+        assert!(short.error().contains("full_output"), "{}", short.error());
+        assert_eq!(xelm_session_output_logits(s, &mut logits, &mut found, &mut n), XELM_OK);
+        assert_eq!(core::slice::from_raw_parts(found, n), ids);
+        let expected: Vec<f32> = ids.iter().map(|&id| all[id as usize]).collect();
+        assert_eq!(core::slice::from_raw_parts(logits, n), expected);
+        let null_ids = xelm_session_output_logits(s, &mut logits, null_mut(), &mut n);
+        assert_eq!(null_ids, XELM_NULL);
+        let mut token = u32::MAX;
+        assert_eq!(xelm_session_next(s, &mut token), XELM_OK);
+        assert!(ids.contains(&token));
+    }
 }
 
 #[test]

@@ -56,7 +56,13 @@ const XELM: Xelm =
 #[test]
 fn memory() {
     let (run, _) = XELM.tiny_run("memory");
-    for set in ["set", "set-q8_0", "set-q4_0"] {
+    let (set, short) = (run.join("set-q8_0"), run.join("set-short"));
+    let corpus = run.with_file_name("corpus");
+    let [set, short, corpus] = [&set, &short, &corpus].map(|path| path.to_str().unwrap());
+    let args =
+        ["shortlist", "--set", set, "--corpus", corpus, "--coverage", "0.98", "--out", short];
+    XELM.run(&args);
+    for set in ["set", "set-q8_0", "set-q4_0", "set-short"] {
         let entries = std::fs::read_dir(run.join(set)).unwrap().map(|e| e.unwrap().path());
         let experts = entries.filter(|p| p.extension().is_some_and(|e| e == "gguf"));
         for path in experts.filter(|p| !p.ends_with("set.gguf")) {

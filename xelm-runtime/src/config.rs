@@ -188,6 +188,7 @@ pub enum Role {
     FfnDownBias,
     OutputNormWeight,
     OutputNormBias,
+    Output,
 }
 
 impl Role {
@@ -230,6 +231,7 @@ impl Role {
             Role::FfnDownBias => "ffn_down.bias",
             Role::OutputNormWeight => "output_norm.weight",
             Role::OutputNormBias => "output_norm.bias",
+            Role::Output => "output.weight",
         }
     }
 
@@ -238,6 +240,7 @@ impl Role {
         matches!(
             self,
             Role::TokenEmbd
+                | Role::Output
                 | Role::AttnQkvWeight
                 | Role::AttnOutputWeight
                 | Role::FfnUpWeight
@@ -256,11 +259,12 @@ pub struct TensorId {
 }
 
 impl TensorId {
-    /// Rows and columns of the tensor (1 row for vectors).
+    /// Rows and columns of the tensor (1 row for vectors); of [`Role::Output`] those that it would have
+    /// with all tokens on the shortlist.
     pub const fn shape(&self, config: &Config) -> (usize, usize) {
         let (c, f) = (config.n_embd, config.n_ff);
         match self.role {
-            Role::TokenEmbd => (config.n_vocab, c),
+            Role::TokenEmbd | Role::Output => (config.n_vocab, c),
             Role::PositionEmbd => (config.n_ctx, c),
             Role::AttnQkvWeight => (3 * c, c),
             Role::AttnQkvBias => (1, 3 * c),
@@ -288,6 +292,9 @@ impl TensorId {
     pub fn parse(name: &str) -> Option<TensorId> {
         let found = |roles: &[Role], name: &str| roles.iter().copied().find(|r| r.name() == name);
         match name.strip_prefix("blk.") {
+            None if name == Role::Output.name() => {
+                Some(TensorId { role: Role::Output, layer: None })
+            }
             None => Some(TensorId { role: found(&Role::OUTSIDE, name)?, layer: None }),
             Some(rest) => {
                 let (layer, name) = rest.split_once('.')?;
@@ -307,7 +314,8 @@ impl fmt::Display for TensorId {
     }
 }
 
-/// Every tensor of a model in file order: the one list that the exporter writes and the loader reads.
+/// Every tensor of a model in file order: the one list that the exporter writes and the loader reads. A file
+/// with a shortlist has [`Role::Output`] besides.
 pub fn inventory(config: &Config) -> impl Iterator<Item = TensorId> + use<> {
     let outside = |roles: &'static [Role]| roles.iter().map(|&role| TensorId { role, layer: None });
     let layers = (0..config.n_layer).flat_map(|layer| {
@@ -354,7 +362,10 @@ mod tests {
         for tensor in inventory(&config) {
             assert_eq!(TensorId::parse(&tensor.to_string()), Some(tensor));
         }
-        for name in ["blk.x.attn_norm.weight", "blk.1.nothing", "output.weight", "blk.1", ""] {
+        let output = TensorId { role: Role::Output, layer: None };
+        assert_eq!(TensorId::parse("output.weight"), Some(output));
+        for name in ["blk.x.attn_norm.weight", "blk.1.nothing", "blk.1.output.weight", "blk.1", ""]
+        {
             assert_eq!(TensorId::parse(name), None);
         }
     }

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::expert::{Expert, Layer};
 use crate::router::Router;
+use crate::shortlist::Shortlist;
 use crate::tokenizer::Tokenizer;
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -115,6 +116,14 @@ impl<'a> Ensemble<'a> {
     /// Positions that every expert has.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// The shortlists of the experts that are present, where each of them has one.
+    pub(crate) fn shortlists(&self) -> Option<impl Iterator<Item = Shortlist<'a>> + Clone> {
+        let this = *self;
+        let present = (0..this.len()).filter_map(move |i| this.get(i));
+        let all = present.clone().all(|expert| expert.shortlist().is_some());
+        all.then(|| present.filter_map(Expert::shortlist))
     }
 
     /// The tokenizer, which all experts share.

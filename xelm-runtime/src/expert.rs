@@ -4,6 +4,7 @@ use crate::config::{Config, MAX_LAYERS, Role, TensorId, inventory};
 use crate::error::{Error, Result};
 use crate::format::{Gguf, Tensor, keys};
 use crate::quant::{DType, dequantize_row};
+use crate::shortlist::{Outputs, Shortlist};
 use crate::tokenizer::Tokenizer;
 use bytemuck::AnyBitPattern;
 
@@ -81,6 +82,8 @@ pub struct Expert<'a> {
     pub(crate) position_embd: &'a [f32], // [T, C]
     pub(crate) output_norm: Norm<'a>,  // divided by √C
     pub(crate) layers: &'a [Layer<'a>],
+    /// The rows of `token_embd` that are on the shortlist, side by side.
+    shortlist: Option<(Shortlist<'a>, Matrix<'a>)>,
 }
 
 impl<'a> Expert<'a> {
@@ -108,6 +111,7 @@ impl<'a> Expert<'a> {
         if tokenizer.is_some_and(|t| t.n_vocab() != config.n_vocab) {
             return Err(Error::OutOfRange { what: keys::TOKENS });
         }
+        let shortlist = Shortlist::read(gguf, config.n_vocab)?;
         // One bit for each role, in the layers and, at 0, outside them.
         let mut seen = [0u32; MAX_LAYERS + 1];
         let place = |id: &TensorId| (id.layer.map_or(0, |l| l + 1), 1u32 << id.role as u32);
@@ -116,15 +120,19 @@ impl<'a> Expert<'a> {
             // A tensor that the model does not have would silently change what is computed
             // (an untied output layer, for instance).
             let unknown = Error::OutOfRange { what: "the name of a tensor" };
-            let id = id.filter(|id| id.layer.is_none_or(|l| l < config.n_layer)).ok_or(unknown)?;
-            checked(&tensor, id, &config)?;
+            let id = id
+                .filter(|id| id.layer.is_none_or(|l| l < config.n_layer))
+                .filter(|id| id.role != Role::Output || shortlist.is_some())
+                .ok_or(unknown)?;
+            checked(&tensor, id, &config, shortlist)?;
             let (layer, bit) = place(&id);
             if seen[layer] & bit != 0 {
                 return Err(Error::OutOfRange { what: "the number of tensors" });
             }
             seen[layer] |= bit;
         }
-        let missing = inventory(&config).find(|id| {
+        let output = shortlist.map(|_| TensorId { role: Role::Output, layer: None });
+        let missing = inventory(&config).chain(output).find(|id| {
             let (layer, bit) = place(id);
             seen[layer] & bit == 0
         });
@@ -134,14 +142,25 @@ impl<'a> Expert<'a> {
         }
     }
 
-    /// Checks what [`Expert::check`] does and also that the tokenizer's tables agree with each other,
-    /// in time linear in the vocabulary.
+    /// Checks what [`Expert::check`] does and also that the tokenizer's tables agree with each other, and
+    /// the output layer of a shortlist, where it has its type, with the embedding: in time linear in them.
     ///
     /// # Errors
     /// The rule that the file breaks.
     pub fn verify(gguf: &Gguf<'a>) -> Result<(Config, Option<Tokenizer<'a>>)> {
         let (config, tokenizer) = Expert::check(gguf)?;
         tokenizer.map_or(Ok(()), |t| t.verify())?;
+        let tensor = |role: Role| gguf.tensor(role.name());
+        if let (Some(list), Some(output), Some(embd)) =
+            (Shortlist::read(gguf, config.n_vocab)?, tensor(Role::Output), tensor(Role::TokenEmbd))
+        {
+            let len = embd.dtype.row_bytes(config.n_embd).unwrap_or(1);
+            let row_of = |id: u32| embd.bytes.get(id as usize * len..(id as usize + 1) * len);
+            let mut rows = output.bytes.chunks_exact(len).zip(list.ids());
+            if output.dtype == embd.dtype && !rows.all(|(row, id)| row_of(id) == Some(row)) {
+                return Err(Error::OutOfRange { what: Role::Output.name() });
+            }
+        }
         Ok((config, tokenizer))
     }
 
@@ -162,10 +181,12 @@ impl<'a> Expert<'a> {
             position_embd: &[],
             output_norm: (&[], &[]),
             layers: &[],
+            shortlist: None,
         };
+        let shortlist = Shortlist::read(&gguf, config.n_vocab)?;
         for tensor in gguf.tensors() {
             let Some(id) = TensorId::parse(tensor.name) else { continue };
-            let matrix = checked(&tensor, id, &config)?;
+            let matrix = checked(&tensor, id, &config, shortlist)?;
             let vector = || matrix.elements::<f32>();
             let mut none = Layer::default();
             let layer = match id.layer {
@@ -189,6 +210,7 @@ impl<'a> Expert<'a> {
                 Role::FfnDownBias => layer.ffn_down.1 = vector(),
                 Role::OutputNormWeight => expert.output_norm.0 = vector(),
                 Role::OutputNormBias => expert.output_norm.1 = vector(),
+                Role::Output => expert.shortlist = shortlist.map(|list| (list, matrix)),
             }
         }
         expert.layers = layers;
@@ -223,16 +245,38 @@ impl<'a> Expert<'a> {
         array.into_iter().flat_map(|a| a.strings())
     }
 
-    /// Bytes of all weights: what one decoded token reads.
+    /// The tokens that the output layer can be restricted to, where the file has such a list.
+    pub fn shortlist(&self) -> Option<Shortlist<'a>> {
+        self.shortlist.map(|(list, _)| list)
+    }
+
+    /// The output layer that gives the logits of `outputs`, or of those among them that are on the
+    /// shortlist.
+    pub(crate) fn output(&self, outputs: &Outputs<'_>) -> Matrix<'a> {
+        match (outputs.ids(), self.shortlist) {
+            (Some(_), Some((_, matrix))) => matrix,
+            _ => self.token_embd,
+        }
+    }
+
+    /// Bytes of all weights.
     pub fn weight_bytes(&self) -> usize {
         self.gguf.tensors().map(|t| t.bytes.len()).sum()
     }
 }
 
 /// The tensor as a matrix (one row for vectors), its shape, type and alignment checked.
-fn checked<'a>(tensor: &Tensor<'a>, id: TensorId, config: &Config) -> Result<Matrix<'a>> {
+fn checked<'a>(
+    tensor: &Tensor<'a>,
+    id: TensorId,
+    config: &Config,
+    shortlist: Option<Shortlist<'_>>,
+) -> Result<Matrix<'a>> {
     let name = id.role.name();
-    let (n_rows, n_cols) = id.shape(config);
+    let (n_rows, n_cols) = match (id.role, shortlist) {
+        (Role::Output, Some(list)) => (list.len(), config.n_embd),
+        _ => id.shape(config),
+    };
     let n_dims = if id.is_matrix() { 2 } else { 1 };
     if (tensor.n_rows(), tensor.n_cols(), tensor.n_dims) != (n_rows, n_cols, n_dims) {
         return Err(Error::WrongShape { name });

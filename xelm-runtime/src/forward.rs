@@ -10,6 +10,7 @@ use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
 use crate::kernels::{AttentionShape, Kernels, KvElement, Quants, n_quants};
 use crate::parallel::Parallel;
+use crate::shortlist::Outputs;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::ops::Range;
 
@@ -40,7 +41,7 @@ pub(crate) struct Buffers<'m> {
     att: &'m mut [f32],               // [M, N, C]
     ff: &'m mut [f32],                // [M, N, F]
     quants: &'m mut [Quants],         // [M, N, max(C, F)] numbers: input of a quantised product
-    pub(crate) logits: &'m mut [f32], // [n_logits, V]
+    pub(crate) logits: &'m mut [f32], // [n_logits, n_out]
 }
 
 impl<'m> Buffers<'m> {
@@ -50,6 +51,7 @@ impl<'m> Buffers<'m> {
         n_lanes: usize,
         n_batch: usize,
         n_logits: usize,
+        n_out: usize,
     ) -> Result<Self> {
         let overflow = Error::OutOfRange { what: "a memory size" };
         let n_rows = n_lanes.checked_mul(n_batch).ok_or(overflow)?;
@@ -64,7 +66,7 @@ impl<'m> Buffers<'m> {
             att: arena.take(of(c)?)?,
             ff: arena.take(of(f)?)?,
             quants: arena.take(n_quants(widest))?,
-            logits: arena.take(n_logits.checked_mul(config.n_vocab).ok_or(overflow)?)?,
+            logits: arena.take(n_logits.checked_mul(n_out).ok_or(overflow)?)?,
         })
     }
 
@@ -146,25 +148,38 @@ pub(crate) fn forward<E: KvElement>(
 }
 
 /// Logits of the given rows of every lane's residual stream after a pass over `n` tokens,
-/// E · LayerNorm(x), the head being the embedding: `[n_lanes, rows.len(), V]`.
+/// E · LayerNorm(x), the head being the embedding or its rows for `outputs`:
+/// `[n_lanes, rows.len(), outputs.len()]`.
 pub(crate) fn head(
     machine: Machine<'_>,
     lanes: &[Lane],
     b: &mut Buffers<'_>,
     n: usize,
     rows: Range<usize>,
+    outputs: &Outputs<'_>,
 ) {
     let Machine { ensemble, kernels: k, parallel: par } = machine;
-    let Config { n_embd, n_vocab, norm_eps, .. } = *ensemble.config();
-    let (n_rows, n_lanes) = (rows.len(), lanes.len());
+    let Config { n_embd, norm_eps, .. } = *ensemble.config();
+    let (n_rows, n_lanes, n_out) = (rows.len(), lanes.len(), outputs.len());
     let h = &mut b.h[..n_lanes * n_rows * n_embd];
     for (i, (h, lane)) in h.chunks_exact_mut(n_rows * n_embd).zip(lanes).enumerate() {
         let x = &b.x[(i * n + rows.start) * n_embd..(i * n + rows.end) * n_embd];
         k.layer_norm(par, h, x, ensemble.expert(lane.expert).output_norm, norm_eps);
     }
-    let logits = &mut b.logits[..n_lanes * n_rows * n_vocab];
-    let linear = |i: usize| (ensemble.expert(lanes[i].expert).token_embd, &[][..]);
-    k.matmul(par, logits, h, n_lanes, linear, None, b.quants);
+    let logits = &mut b.logits[..n_lanes * n_rows * n_out];
+    let linear = |i: usize| (ensemble.expert(lanes[i].expert).output(outputs), &[][..]);
+    if (0..n_lanes).all(|i| linear(i).0.n_rows == n_out) {
+        return k.matmul(par, logits, h, n_lanes, linear, None, b.quants);
+    }
+    // Shortlists that differ: the outputs are the tokens of all of them.
+    let of_lanes = logits.chunks_exact_mut(n_rows * n_out).zip(h.chunks_exact(n_rows * n_embd));
+    for (i, (logits, h)) in of_lanes.enumerate() {
+        let narrow = &mut logits[..n_rows * linear(i).0.n_rows];
+        k.matmul(par, narrow, h, 1, |_| linear(i), None, b.quants);
+        if let Some(list) = ensemble.expert(lanes[i].expert).shortlist() {
+            outputs.spread(logits, list);
+        }
+    }
 }
 
 /// The lanes' parts of two buffers.

@@ -7,7 +7,7 @@
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
-//! [`tokenizer`], [`config`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
+//! [`tokenizer`], [`config`], [`shortlist`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
 //! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also `mmap`, `pool`
 //! → `pack`.
 
@@ -38,6 +38,7 @@ pub mod sampler;
 pub mod score;
 pub mod session;
 pub mod set;
+pub mod shortlist;
 pub mod tokenizer;
 pub mod trie;
 

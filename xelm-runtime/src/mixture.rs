@@ -9,6 +9,7 @@ use crate::kernels::{Kernels, LogSumExp};
 use crate::math;
 use crate::parallel::{Parallel, part_len, split_rows};
 use crate::router::{Context, RouteOptions};
+use crate::shortlist::Outputs;
 use crate::tokenizer::TextStream;
 
 /// How the experts of a set are mixed; of no effect where there is one expert.
@@ -205,26 +206,27 @@ pub(crate) fn top_m(ensemble: &Ensemble<'_>, mixing: &Mixing) -> usize {
     }
 }
 
-/// The logits of the active experts at one position: rows of `n_vocab` numbers, `stride` apart.
+/// The logits of the active experts at one position: rows of `outputs.len()` numbers, `stride` apart.
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
     pub(crate) logits: &'a mut [f32],
     pub(crate) stride: usize,
-    pub(crate) n_vocab: usize,
+    pub(crate) outputs: Outputs<'a>,
     pub(crate) active: &'a [Active],
     pub(crate) kernels: &'a Kernels,
 }
 
 impl Step<'_> {
     fn lane(&self, lane: usize) -> &[f32] {
-        &self.logits[lane * self.stride..][..self.n_vocab]
+        &self.logits[lane * self.stride..][..self.outputs.len()]
     }
 
-    /// −ln Σ α_e p_e(target), in nats; +∞ for a target outside the vocabulary.
+    /// −ln Σ α_e p_e(target), in nats; +∞ for a target without a logit.
     pub(crate) fn nll(&self, target: u32) -> f64 {
+        let target = self.outputs.index(target);
         let of = |lane: usize| {
             let logits = self.lane(lane);
-            let at_target = logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+            let at_target = target.map_or(f32::NEG_INFINITY, |at| logits[at]);
             f64::from(self.kernels.run(LogSumExp(logits)) - at_target)
         };
         if self.active.len() == 1 {
@@ -244,10 +246,10 @@ impl Step<'_> {
         sum
     }
 
-    /// The mixture, `[n_vocab]`, in the place of the first expert's logits: ln Σ α_e p_e. A single
+    /// The mixture, a number for each output, in the place of the first expert's logits: ln Σ α_e p_e. A single
     /// expert's logits stay as they are.
     pub(crate) fn mix(&mut self, parallel: &dyn Parallel) -> &[f32] {
-        let (n_vocab, stride, kernels) = (self.n_vocab, self.stride, self.kernels);
+        let (n_out, stride, kernels) = (self.outputs.len(), self.stride, self.kernels);
         if self.active.len() > 1 {
             let shift = |step: &Self, lane: usize| {
                 math::ln(step.active[lane].weight) - kernels.run(LogSumExp(step.lane(lane)))
@@ -256,9 +258,9 @@ impl Step<'_> {
             for lane in 1..self.active.len() {
                 let other = shift(self, lane);
                 let (sum, rest) = self.logits.split_at_mut(stride);
-                let logits = &rest[(lane - 1) * stride..][..n_vocab];
-                let part = part_len(n_vocab, 16, n_vocab * 64);
-                split_rows(parallel, &mut sum[..n_vocab], 1, part, |at, sum| {
+                let logits = &rest[(lane - 1) * stride..][..n_out];
+                let part = part_len(n_out, 16, n_out * 64);
+                split_rows(parallel, &mut sum[..n_out], 1, part, |at, sum| {
                     let logits = &logits[at..at + sum.len()];
                     kernels.run(LogAddExp { sum, first, logits, other });
                 });
@@ -266,7 +268,7 @@ impl Step<'_> {
                 first = 0.0;
             }
         }
-        &self.logits[..n_vocab]
+        &self.logits[..n_out]
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::math;
 use crate::rng::Rng;
+use crate::shortlist::Outputs;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// How to sample. The default is greedy.
@@ -48,12 +49,13 @@ pub struct Sampler {
     rng: Rng,
 }
 
-/// Scratch for one vocabulary entry.
+/// Scratch for one logit.
 #[derive(Clone, Copy, Debug, NoUninit, AnyBitPattern)]
 #[repr(C)]
 pub struct Candidate {
     /// Logit, later probability.
     weight: f32,
+    /// Index of the logit.
     id: u32,
 }
 
@@ -91,9 +93,30 @@ impl Sampler {
     /// Chooses a token from logits `[n_vocab]`, `recent` being the tokens so far; `scratch` has as many
     /// entries as there are logits.
     pub fn sample(&mut self, logits: &[f32], recent: &[u32], scratch: &mut [Candidate]) -> u32 {
-        let SamplerOptions {
-            temperature, top_k, top_p, min_p, repeat_penalty, repeat_last, ..
-        } = self.options;
+        self.sample_from(logits, Outputs::all(logits.len()), recent, scratch)
+    }
+
+    /// As [`Sampler::sample`], from logits of `outputs`.
+    pub(crate) fn sample_from(
+        &mut self,
+        logits: &[f32],
+        outputs: Outputs<'_>,
+        recent: &[u32],
+        scratch: &mut [Candidate],
+    ) -> u32 {
+        let recent = recent.iter().rev().take(self.options.repeat_last);
+        let recent = recent.filter_map(|&token| outputs.index(token));
+        outputs.id(self.index(logits, recent, scratch) as usize)
+    }
+
+    /// The index of the logit that is chosen; `recent` has those that a penalty applies to.
+    fn index(
+        &mut self,
+        logits: &[f32],
+        recent: impl Iterator<Item = usize>,
+        scratch: &mut [Candidate],
+    ) -> u32 {
+        let SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, .. } = self.options;
         if temperature == 0.0 && repeat_penalty == 1.0 {
             return argmax(logits);
         }
@@ -105,12 +128,8 @@ impl Sampler {
         }
         if repeat_penalty > 1.0 {
             let sum = math::log_sum_exp(logits);
-            for &token in recent.iter().rev().take(repeat_last) {
-                if let (Some(slot), Some(logit)) =
-                    (scratch.get_mut(token as usize), logits.get(token as usize))
-                {
-                    slot.weight = sum + (logit - sum) * repeat_penalty;
-                }
+            for at in recent {
+                scratch[at].weight = sum + (logits[at] - sum) * repeat_penalty;
             }
         }
         // Decreasing probability, ids breaking ties: a total order, so the result is unique.

@@ -6,6 +6,8 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`] and [`icl`] → [`page`]; [`experiment`] runs them all.
 //!
+//! [`shortlist`] makes experts with a smaller output layer, by what [`usage`] counts.
+//!
 //! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
 //! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
 //! training step computes, and [`backend`] computes it.
@@ -32,10 +34,12 @@ pub mod page;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod shortlist;
 pub mod stream;
 pub mod tfidf;
 pub mod tokens;
 pub mod typology;
+pub mod usage;
 pub mod vocab;
 pub mod weights;
 pub mod workers;

@@ -89,7 +89,8 @@ impl Folding {
 }
 
 /// The parameters that a tensor of an expert file holds, equally long and one after the other (Q, K and V
-/// are fused), and what folding does to them. The table of positions is computed and holds none.
+/// are fused), and what folding does to them. The table of positions is computed and holds none, and the
+/// output layer of a shortlist has rows of the embedding once more.
 fn composition(tensor: TensorId) -> (Vec<String>, Folding) {
     let in_layer = |rest: &str| format!("model.layers.{}.{rest}", tensor.layer.unwrap_or(0));
     let kept = |rest: &str| (vec![in_layer(rest)], Folding::Kept);
@@ -100,7 +101,7 @@ fn composition(tensor: TensorId) -> (Vec<String>, Folding) {
     };
     match tensor.role {
         Role::TokenEmbd => (vec!["model.embed_tokens.weight".into()], Folding::Multiplied),
-        Role::PositionEmbd => (Vec::new(), Folding::Kept),
+        Role::PositionEmbd | Role::Output => (Vec::new(), Folding::Kept),
         Role::AttnNormWeight => kept("self_attn_layer_norm.weight"),
         Role::AttnNormBias => kept("self_attn_layer_norm.bias"),
         Role::AttnQkvWeight => qkv("weight"),
@@ -206,7 +207,7 @@ impl<'a> ExpertWeights<'a> {
         for tensor in gguf.tensors() {
             let Some(id) = TensorId::parse(tensor.name) else { continue };
             let (names, folding) = composition(id);
-            if names.is_empty() {
+            if id.role == Role::PositionEmbd {
                 check_positions(&config, tensor.bytes)?;
             }
             let bits = |dtype: DType| 8 * dtype.block_bytes() / dtype.block_len();

@@ -108,6 +108,9 @@ pub mod keys {
     pub const EXPERT_PARENT: &str = "xelm.expert.parent";
     pub const EXPERT_ROUND: &str = "xelm.expert.round";
     pub const EXPERT_TRAINED_TOKENS: &str = "xelm.expert.trained_tokens";
+    pub const SHORTLIST: &str = "xelm.vocab.shortlist";
+    pub const VOCAB_PARENT: &str = "xelm.vocab.parent";
+    pub const VOCAB_IDS: &str = "xelm.vocab.ids";
     pub const TOKENIZER_HASH: &str = "xelm.tokenizer.hash";
     pub const TOKENIZER_TRIE: &str = "xelm.tokenizer.trie";
     pub const TOKENIZER_OFFSETS: &str = "xelm.tokenizer.offsets";

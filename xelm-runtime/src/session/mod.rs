@@ -23,6 +23,7 @@ pub use crate::mixture::{Mixing, Routing};
 use crate::mixture::{Mixture, top_m};
 use crate::parallel::Parallel;
 use crate::sampler::{Candidate, Sampler};
+pub use crate::shortlist::Outputs;
 use crate::tokenizer::{Encoding, Scratch as TextScratch, Tokenizer};
 use core::sync::atomic::AtomicBool;
 
@@ -41,6 +42,10 @@ pub struct Options {
     pub max_text: usize,
     /// How several experts are mixed.
     pub mixing: Mixing,
+    /// Whether every token of the vocabulary has a logit also where all experts that are present have a
+    /// shortlist. Otherwise the tokens on any of the shortlists have one, each expert gives the others
+    /// probability 0, and a text that has them scores infinitely badly.
+    pub full_output: bool,
 }
 
 impl Default for Options {
@@ -52,6 +57,7 @@ impl Default for Options {
             kv: KvType::F16,
             max_text: 16 << 10,
             mixing: Mixing::default(),
+            full_output: false,
         }
     }
 }
@@ -104,8 +110,9 @@ impl core::fmt::Debug for Session<'_> {
 /// Everything that a session takes from its memory, in order.
 struct Parts<'m> {
     cache: Cache<'m>,
+    outputs: Outputs<'m>,
     buffers: Buffers<'m>,
-    candidates: &'m mut [Candidate], // [V]
+    candidates: &'m mut [Candidate], // [n_out]
     lanes: &'m mut [Lane],           // [m]
     group: &'m mut [Lane],           // [m]
     steps: &'m mut [Active],         // [n_batch, m] of the positions of one pass
@@ -118,7 +125,7 @@ struct Parts<'m> {
 impl<'m> Parts<'m> {
     /// `options` are resolved.
     fn carve(ensemble: &Ensemble<'_>, options: &Options, arena: &mut Arena<'m>) -> Result<Self> {
-        let Options { n_ctx, n_batch, n_logits, kv, max_text, mixing } = *options;
+        let Options { n_ctx, n_batch, n_logits, kv, max_text, mixing, full_output } = *options;
         let config = ensemble.config();
         let n_lanes = top_m(ensemble, &mixing);
         let slot_len = n_ctx.saturating_mul(2 * config.n_layer * config.n_embd);
@@ -134,8 +141,12 @@ impl<'m> Parts<'m> {
         let cache = Cache::carve(arena, kv, slot_len, n_resident)?;
         let kv_end = arena.used();
         let n_logits = n_logits.max(n_lanes);
-        let buffers = Buffers::carve(arena, config, n_lanes, n_batch, n_logits)?;
-        let candidates = arena.take(config.n_vocab)?;
+        let (outputs, n_out) = match ensemble.shortlists().filter(|_| !full_output) {
+            Some(lists) => Outputs::carve(arena, lists, config.n_vocab)?,
+            None => (Outputs::all(config.n_vocab), config.n_vocab),
+        };
+        let buffers = Buffers::carve(arena, config, n_lanes, n_batch, n_logits, n_out)?;
+        let candidates = arena.take(n_out)?;
         let (lanes, group) = (arena.take(n_lanes)?, arena.take(n_lanes)?);
         let steps = arena.take(n_batch.saturating_mul(n_lanes))?;
         let scratch_end = arena.used();
@@ -153,7 +164,19 @@ impl<'m> Parts<'m> {
             n_resident,
             mapped: ensemble.weight_bytes(),
         };
-        Ok(Parts { cache, buffers, candidates, lanes, group, steps, text, tokens, mixture, plan })
+        Ok(Parts {
+            cache,
+            outputs,
+            buffers,
+            candidates,
+            lanes,
+            group,
+            steps,
+            text,
+            tokens,
+            mixture,
+            plan,
+        })
     }
 }
 
@@ -365,8 +388,14 @@ impl<'m> Session<'m> {
         self.run(tokens, Want::Last)
     }
 
-    /// The logits after the last token read, `[n_vocab]`: an expert's own, or the log probabilities of
-    /// a mixture. They are computed where they are not at hand, such as after [`Session::rewind`].
+    /// The tokens that have logits, in the order of these: all, or those of the experts' shortlists.
+    pub fn outputs(&self) -> Outputs<'_> {
+        self.parts.outputs
+    }
+
+    /// The logits after the last token read, one for each of [`Session::outputs`]: an expert's own, or the
+    /// log probabilities of a mixture. They are computed where they are not at hand, such as after
+    /// [`Session::rewind`].
     ///
     /// # Errors
     /// Nothing has been read; [`Error::Cancelled`].
@@ -377,7 +406,7 @@ impl<'m> Session<'m> {
         if !self.has_logits {
             self.read_last()?;
         }
-        Ok(&self.parts.buffers.logits[..self.ensemble.config().n_vocab])
+        Ok(&self.parts.buffers.logits[..self.parts.outputs.len()])
     }
 
     /// Chooses the next token from the logits.
@@ -385,11 +414,11 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::logits`].
     pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32> {
-        let n_vocab = self.logits()?.len();
-        let logits = &self.parts.buffers.logits[..n_vocab];
+        let n_out = self.logits()?.len();
+        let (logits, outputs) = (&self.parts.buffers.logits[..n_out], self.parts.outputs);
         // The opening `</s>` is no word that could be repeated.
         let recent = self.parts.tokens[..self.n_past].get(1..).unwrap_or_default();
-        Ok(sampler.sample(logits, recent, self.parts.candidates))
+        Ok(sampler.sample_from(logits, outputs, recent, self.parts.candidates))
     }
 
     /// Reads `tokens` and hands the logits that are wanted to `want`.
@@ -408,7 +437,8 @@ pub enum Want<'a> {
     Nothing,
     /// Those after the last token, left in [`Session::logits`].
     Last,
-    /// Those after every token, handed over as (index of the token, `[n_vocab]`) in order.
+    /// Those after every token, handed over as (index of the token, logits as
+    /// [`Session::logits`] gives them) in order.
     All(&'a mut dyn FnMut(usize, &[f32])),
 }
 

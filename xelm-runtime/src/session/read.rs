@@ -220,23 +220,24 @@ impl Session<'_> {
     /// Computes the logits of the rows from `first` on of the last pass, which had `n` tokens, and
     /// hands them to `each` with their index in it.
     fn deliver(&mut self, n: usize, first: usize, each: &mut dyn FnMut(usize, &mut Step<'_>)) {
-        let n_vocab = self.ensemble.config().n_vocab;
         let parts = &mut self.parts;
+        let outputs = parts.outputs;
+        let n_out = outputs.len();
         let group = &parts.group[..self.n_group];
-        let at_once = (parts.buffers.logits.len() / n_vocab / self.n_group).max(1);
+        let at_once = (parts.buffers.logits.len() / n_out / self.n_group).max(1);
         let machine =
             Machine { ensemble: &self.ensemble, kernels: &self.kernels, parallel: self.parallel };
         for start in (first..n).step_by(at_once) {
             let rows = start..n.min(start + at_once);
-            head(machine, group, &mut parts.buffers, n, rows.clone());
+            head(machine, group, &mut parts.buffers, n, rows.clone(), &outputs);
             for (i, row) in rows.clone().enumerate() {
                 let step = (row - first) * self.n_group;
                 each(
                     row,
                     &mut Step {
-                        logits: &mut parts.buffers.logits[i * n_vocab..],
-                        stride: rows.len() * n_vocab,
-                        n_vocab,
+                        logits: &mut parts.buffers.logits[i * n_out..],
+                        stride: rows.len() * n_out,
+                        outputs,
                         active: &parts.steps[step..][..self.n_group],
                         kernels: &self.kernels,
                     },

@@ -174,6 +174,7 @@ pub(crate) fn score_documents(model: &Model<'_>, texts: &[String]) -> Result<sco
             kv: KvType::F32,
             max_text,
             mixing,
+            full_output: true,
             ..Options::default()
         };
         let mut memory = Memory::new(Session::plan(ensemble, &options).map_err(&fail)?.total);

@@ -41,8 +41,14 @@ pub(super) fn score_examples(
     model.with(|ensemble, mixing| {
         let name = ensemble.first().id();
         let fail = Error::file(Path::new(name));
-        let options =
-            Options { n_logits: 16, kv: KvType::F32, max_text: 0, mixing, ..Options::default() };
+        let options = Options {
+            n_logits: 16,
+            kv: KvType::F32,
+            max_text: 0,
+            mixing,
+            full_output: true,
+            ..Options::default()
+        };
         let run = || {
             let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
             let demonstrations = Demonstrations::new(tokenizer, demonstrations, scoring.newline)?;
