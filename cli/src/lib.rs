@@ -13,6 +13,7 @@ mod eval;
 mod experiment;
 mod export;
 mod generate;
+mod imatrix;
 mod import;
 mod inspect;
 mod launch;
@@ -79,6 +80,7 @@ enum Command {
     Launch(launch::Command),
     Pack(pack::Args),
     Card(card::Args),
+    Imatrix(imatrix::Args),
     Quantize(quantize::Args),
     #[command(subcommand)]
     Set(set::Command),
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Launch(command) => command.run(),
         Command::Pack(args) => args.run(),
         Command::Card(args) => args.run(),
+        Command::Imatrix(args) => args.run(threads),
         Command::Quantize(args) => args.run(),
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),

@@ -30,6 +30,10 @@ pub(crate) struct Args {
     /// patterns that fit the last counts.
     #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
     overrides: Vec<Override>,
+    /// Importance matrix of `xelm imatrix` or llama-imatrix: what it says matters loses less. Of a set, the
+    /// folder with a file for every expert. Several are added up.
+    #[arg(long, value_name = "PATH")]
+    imatrix: Vec<PathBuf>,
     /// File or folder to write.
     #[arg(long, value_name = "PATH", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
@@ -51,7 +55,8 @@ fn parse_recipe(name: &str) -> std::result::Result<Recipe, String> {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let options = Options { overrides: &self.overrides, ..Options::from(self.recipe) };
+        let Args { recipe, overrides, imatrix, .. } = &self;
+        let options = Options { recipe: *recipe, overrides, imatrix };
         let Some(out) = self.out.as_ref().filter(|_| !self.dry_run) else {
             return self.print_plans(options);
         };

@@ -38,6 +38,13 @@ pub enum Error {
         /// The pattern.
         pattern: String,
     },
+    /// An importance matrix is none, or that of another model.
+    Imatrix {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A file would overwrite its own source.
     SameFile(PathBuf),
 }
@@ -53,6 +60,9 @@ impl fmt::Display for Error {
             Error::NoSuchTensor { path, pattern } => {
                 write!(f, "{}: no matrix has a name like {pattern}", path.display())
             }
+            Error::Imatrix { path, why } => {
+                write!(f, "{}: as an importance matrix: {why}", path.display())
+            }
             Error::SameFile(path) => {
                 write!(f, "{}: the output would overwrite the input", path.display())
             }
@@ -66,7 +76,7 @@ impl std::error::Error for Error {
             Error::Io { source, .. } => Some(source),
             Error::File { source, .. } => Some(source),
             Error::Tensor { source, .. } => Some(source),
-            Error::NoSuchTensor { .. } | Error::SameFile(_) => None,
+            Error::NoSuchTensor { .. } | Error::Imatrix { .. } | Error::SameFile(_) => None,
         }
     }
 }

@@ -7,17 +7,19 @@
 
 mod blocks;
 mod error;
+mod imatrix;
 mod recipe;
 mod rows;
 mod search;
 
 pub use error::{Error, Result};
-pub use recipe::{Importance, Options, Override, Recipe};
+pub use imatrix::{Collector, Imatrix};
+pub use recipe::{Options, Override, Recipe};
 pub use rows::{RowError, quantize_row};
 
 use error::{file, io};
 use rayon::prelude::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xelm_runtime::config::TensorId;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
@@ -63,7 +65,7 @@ pub struct Planned {
 ///
 /// # Errors
 /// The input is no model file; a row holds NaN or infinities, or is too large for its type; an override fits
-/// no matrix, or not its rows; an importance does not fit; or the output cannot be written.
+/// no matrix, or not its rows; an importance matrix cannot be read or is of another model; or the output cannot be written.
 pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
     let options = options.into();
     let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
@@ -73,12 +75,13 @@ pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
     let (types, writer) = described(&gguf, from, &options)?;
+    let imatrix = importances(&types, from, options.imatrix)?;
     let out = AtomicFile::create(to).map_err(io(to))?;
     let mut body = writer.begin(out).map_err(file(to))?;
     for (tensor, dtype) in &types {
-        let importance = options.importance.and_then(|of| of.get(tensor.name));
+        let importance = imatrix.importance(tensor.name);
         let mut failure = None;
-        let parts = converted(tensor, *dtype, importance.map(|w| &w[..]));
+        let parts = converted(tensor, *dtype, importance.as_deref());
         let parts = parts.map_while(|part| part.map_err(|source| failure = Some(source)).ok());
         let written = body.tensor(parts);
         if let Some(source) = failure {
@@ -91,10 +94,25 @@ pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>
     Ok(Sizes { before: size(from)?, after: size(to)? })
 }
 
+/// The sum of the importance matrices for the expert file `path`, which must be those of its matrices.
+fn importances(
+    tensors: &[(Tensor<'_>, DType)],
+    path: &Path,
+    imatrix: &[PathBuf],
+) -> Result<Imatrix> {
+    let sum = Imatrix::read_all(imatrix, path)?;
+    let Some(first) = imatrix.first() else { return Ok(sum) };
+    let is_matrix = |name: &str| TensorId::parse(name).is_some_and(|id| id.role.is_quantizable());
+    let matrices = tensors.iter().map(|(tensor, _)| (tensor.name, tensor.n_cols()));
+    let fits = sum.check(matrices.filter(|(name, _)| is_matrix(name)));
+    fits.map_err(|why| Error::Imatrix { path: first.clone(), why })?;
+    Ok(sum)
+}
+
 /// What [`quantize_file`] would write, without writing or converting anything.
 ///
 /// # Errors
-/// As [`quantize_file`], but for rows, importances and the output, which are not looked at.
+/// As [`quantize_file`], but for rows, importance matrices and the output, which are not looked at.
 pub fn plan_file<'a>(from: &Path, options: impl Into<Options<'a>>) -> Result<Plan> {
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;

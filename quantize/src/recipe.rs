@@ -1,6 +1,6 @@
 //! Which type each tensor of a file gets.
 
-use std::collections::HashMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 use xelm_runtime::config::{Role, TensorId};
 use xelm_runtime::quant::DType;
@@ -155,9 +155,6 @@ impl FromStr for Override {
     }
 }
 
-/// How much errors in a tensor's columns matter: its name → `[n_cols]`, finite and not negative.
-pub type Importance = HashMap<String, Vec<f32>>;
-
 /// How a file is quantised. A [`Recipe`] alone will do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -165,14 +162,14 @@ pub struct Options<'a> {
     pub recipe: Recipe,
     /// Exceptions; of several that fit a matrix the last counts.
     pub overrides: &'a [Override],
-    /// What the searches of Q4_0, Q4_1 and the K formats go by. Tensors without an entry are quantised as
-    /// if there were none.
-    pub importance: Option<&'a Importance>,
+    /// Importance matrices that the searches of Q4_0, Q4_1 and the K formats go by; several are added up.
+    /// Each is a file, or a folder with a file for every expert, under the name of the expert's.
+    pub imatrix: &'a [PathBuf],
 }
 
 impl From<Recipe> for Options<'_> {
     fn from(recipe: Recipe) -> Self {
-        Options { recipe, overrides: &[], importance: None }
+        Options { recipe, overrides: &[], imatrix: &[] }
     }
 }
 

@@ -6,7 +6,7 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`] and [`icl`] → [`page`]; [`experiment`] runs them all.
 //!
-//! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
+//! [`reading`] hands out text to whoever watches a model read. [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
 //! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
 //! training step computes, and [`backend`] computes it.
 
@@ -29,6 +29,7 @@ pub mod memory;
 pub mod model;
 pub mod pack;
 pub mod page;
+pub mod reading;
 pub mod report;
 pub mod run;
 pub mod settings;
