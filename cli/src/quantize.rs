@@ -1,5 +1,7 @@
 //! `xelm quantize`
 
+use crate::eval::quality::render;
+use crate::progress::Progress;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use xelm_quantize::{
     quantize_set,
 };
 use xelm_train::card::carry_card;
+use xelm_train::evaluate::{Compared, MAX_DOCUMENTS, QUALITY, evaluate_quality};
 
 /// Quantises an expert file, or every expert of a set.
 ///
@@ -37,6 +40,10 @@ pub(crate) struct Args {
     /// File or folder to write.
     #[arg(long, value_name = "PATH", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
+    /// Folder of a corpus: also compare what was written with what it was made from, on held-out text, as
+    /// `xelm eval quality` does.
+    #[arg(long, value_name = "CORPUS", conflicts_with = "dry_run")]
+    quality: Option<PathBuf>,
     /// Print the type and size of every tensor, and write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -60,19 +67,35 @@ impl Args {
         let Some(out) = self.out.as_ref().filter(|_| !self.dry_run) else {
             return self.print_plans(options);
         };
-        let sizes = match (&self.expert, &self.set) {
-            (Some(file), _) => quantize_file(file, out, options)?,
+        let (sizes, compared) = match (&self.expert, &self.set) {
+            (Some(file), _) => {
+                let compared = Compared::Experts { before: file, after: std::slice::from_ref(out) };
+                (quantize_file(file, out, options)?, compared)
+            }
             (None, set) => {
                 let set = set.as_deref().unwrap_or(out);
-                let sizes = quantize_set(set, out, options)?;
-                carry_card(set, out)?;
-                sizes
+                // What an earlier set in the folder has cost is not what this one does.
+                let _ = std::fs::remove_file(out.join(QUALITY));
+                (quantize_set(set, out, options)?, Compared::Set { before: set, after: out })
             }
         };
+        let quality = match &self.quality {
+            Some(corpus) => {
+                evaluate_quality(compared, corpus, &[], MAX_DOCUMENTS, &mut Progress::new())?
+            }
+            None => Vec::new(),
+        };
+        if let Compared::Set { before, after } = compared {
+            carry_card(before, after)?;
+        }
         if self.json {
-            return print_line(json!({
+            let mut made = json!({
                 "out": out, "bytes_before": sizes.before, "bytes": sizes.after
-            }));
+            });
+            if self.quality.is_some() {
+                made["quality"] = serde_json::to_value(quality)?;
+            }
+            return print_line(made);
         }
         let share = 100.0 * sizes.after as f64 / sizes.before as f64;
         print_line(format_args!(
@@ -80,7 +103,8 @@ impl Args {
             out.display(),
             sizes.after,
             sizes.before
-        ))
+        ))?;
+        if quality.is_empty() { Ok(()) } else { print_line(render(&quality)) }
     }
 
     /// A line per tensor and one per file, or an object per file.
