@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// Tokens of each language at most; the first documents are taken.
     #[arg(long, default_value_t = 32_768, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
+    /// Also note how columns go together: what `xelm quantize` rounds a matrix by so that its errors make up for
+    /// each other. Takes the square of a width per matrix, a few times the size of the expert.
+    #[arg(long)]
+    products: bool,
     /// File to write; of a set the folder, for a file per expert under the name of the expert's.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -93,7 +97,7 @@ impl Args {
         let options = Options { n_batch: 64, kv: KvType::F32, n_logits: 16, ..Options::default() };
         let mut memory = Memory::new(Session::plan(expert, &options)?.total);
         let kernels = Kernels::new(Isa::detect());
-        let collector = Collector::default();
+        let collector = Collector::new(self.products);
         let mut session = Session::init(expert, &options, memory.bytes(), kernels, pool)?;
         session.set_observer(Some(&collector));
         let (mut datasets, mut tokens) = (Vec::new(), 0);

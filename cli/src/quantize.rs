@@ -14,10 +14,12 @@ use xelm_train::evaluate::{Compared, MAX_DOCUMENTS, QUALITY, evaluate_quality};
 
 /// Quantises an expert file, or every expert of a set.
 ///
-/// Bits per weight: f16 and bf16 16, q8_0 8.5, q6_k 6.6, q5_k_m about 5.9, q4_k_m about 5.1, q4_1 5, q4_0 4.5.
+/// Bits per weight: f16 and bf16 16, q8_0 8.5, q6_k 6.6, q5_k_m about 5.9, q4_k_m about 5.1, q4_1 5, q4_0 4.5,
+/// xq4 4.5.
 /// The embedding is in q8_0 with q4_0 and q4_1, in q6_k with the k_m mixes, which also give some other
 /// matrices more bits. The blocks are ggml's, bit for bit. Vectors and the position table stay in full
-/// precision.
+/// precision. xq4, our own, has every matrix in q4_k, the embedding too, and is rounded so that errors make up
+/// for each other, for which it needs --imatrix of `xelm imatrix --products`; other types use it as well.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Expert file to quantise.
@@ -26,7 +28,7 @@ pub(crate) struct Args {
     /// Folder of the set to quantise.
     #[arg(long, value_name = "DIR")]
     set: Option<PathBuf>,
-    /// How to store the weights: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0.
+    /// How to store the weights: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1, q4_0 or xq4.
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_recipe)]
     recipe: Recipe,
     /// Store the matrices with such names in another type; * stands for any characters, and of several

@@ -45,6 +45,13 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// A recipe needs to know how the columns of what matrices are multiplied by go together.
+    NoProducts {
+        /// The file.
+        path: PathBuf,
+        /// The recipe.
+        recipe: &'static str,
+    },
     /// A file would overwrite its own source.
     SameFile(PathBuf),
 }
@@ -63,6 +70,11 @@ impl fmt::Display for Error {
             Error::Imatrix { path, why } => {
                 write!(f, "{}: as an importance matrix: {why}", path.display())
             }
+            Error::NoProducts { path, recipe } => write!(
+                f,
+                "{}: {recipe} needs an importance matrix with products: `xelm imatrix --products` writes it",
+                path.display()
+            ),
             Error::SameFile(path) => {
                 write!(f, "{}: the output would overwrite the input", path.display())
             }
@@ -76,7 +88,10 @@ impl std::error::Error for Error {
             Error::Io { source, .. } => Some(source),
             Error::File { source, .. } => Some(source),
             Error::Tensor { source, .. } => Some(source),
-            Error::NoSuchTensor { .. } | Error::Imatrix { .. } | Error::SameFile(_) => None,
+            Error::NoSuchTensor { .. }
+            | Error::Imatrix { .. }
+            | Error::NoProducts { .. }
+            | Error::SameFile(_) => None,
         }
     }
 }

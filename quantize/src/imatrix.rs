@@ -1,12 +1,15 @@
 //! Importance matrices: the mean square of what each column of a matrix is multiplied by, which is how much
 //! an error in that column matters. The files are llama.cpp's, in its form of GGUF.
 
+use crate::compensate::Cost;
 use crate::error::{Error, Result, file, io};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use xelm_runtime::config::TensorId;
 use xelm_runtime::format::{AtomicFile, Gguf, Value, Writer, keys};
+use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::observe::Observer;
 use xelm_runtime::quant::DType;
@@ -25,6 +28,15 @@ pub struct Imatrix {
 struct Inputs {
     squares: Vec<f64>, // [n_cols] sums over the rows of x²
     rows: f64,
+    /// Where they were asked for.
+    pairs: Option<Pairs>,
+}
+
+/// How the columns of what a matrix was multiplied by go together.
+#[derive(Clone, Debug, PartialEq)]
+struct Pairs {
+    sums: Vec<f64>,     // [n_cols] of x
+    products: Vec<f32>, // [n_cols, n_cols] of x·xᵀ
 }
 
 impl Imatrix {
@@ -57,12 +69,33 @@ impl Imatrix {
                 let (numbers, _) = bytes.as_chunks();
                 numbers.iter().map(|&b| f32::from_le_bytes(b).into()).collect()
             };
+            let n_cols = tensor.bytes.len() / 4;
+            let pairs = match ([SUMS, PRODUCTS])
+                .map(|suffix| gguf.tensor(&format!("{name}{suffix}")))
+            {
+                [Some(sums), Some(products)] => {
+                    let sizes = (sums.bytes.len() / 4, products.bytes.len() / 4);
+                    if sizes != (n_cols, n_cols * n_cols) || products.dtype != DType::F32 {
+                        return Err(format!("{name} has products of another size"));
+                    }
+                    let (bytes, _) = products.bytes.as_chunks();
+                    let products: Vec<f32> = bytes.iter().map(|&b| f32::from_le_bytes(b)).collect();
+                    let sums = numbers(sums.bytes);
+                    if !products.iter().all(|x| x.is_finite())
+                        || !sums.iter().all(|x| x.is_finite())
+                    {
+                        return Err(format!("{name} has products that are not finite"));
+                    }
+                    Some(Pairs { sums, products })
+                }
+                _ => None,
+            };
             let (squares, rows) = (numbers(tensor.bytes), numbers(rows.bytes)[0]);
             let sound = |x: &f64| x.is_finite() && *x >= 0.0;
             if !squares.iter().chain([&rows]).all(sound) || rows == 0.0 {
                 return Err(format!("{name} has numbers that are no sums of squares"));
             }
-            found.tensors.insert(name.to_owned(), Inputs { squares, rows });
+            found.tensors.insert(name.to_owned(), Inputs { squares, rows, pairs });
         }
         if found.tensors.is_empty() { Err("it has no importances".to_owned()) } else { Ok(found) }
     }
@@ -104,6 +137,15 @@ impl Imatrix {
         for (sum, inputs) in self.tensors.values_mut().zip(other.tensors.into_values()) {
             sum.rows += inputs.rows;
             sum.squares.iter_mut().zip(inputs.squares).for_each(|(sum, square)| *sum += square);
+            sum.pairs = match (sum.pairs.take(), inputs.pairs) {
+                (Some(mut sum), Some(more)) => {
+                    sum.sums.iter_mut().zip(more.sums).for_each(|(sum, x)| *sum += x);
+                    sum.products.iter_mut().zip(more.products).for_each(|(sum, x)| *sum += x);
+                    Some(sum)
+                }
+                // They would be of a part of the text only.
+                _ => None,
+            };
         }
         self.datasets.extend(other.datasets);
         Ok(())
@@ -123,8 +165,29 @@ impl Imatrix {
 
     /// The means of the squares, `[n_cols]`, for the matrix with this name.
     pub fn importance(&self, name: &str) -> Option<Vec<f32>> {
-        let Inputs { squares, rows } = self.tensors.get(name)?;
+        let Inputs { squares, rows, .. } = self.tensors.get(name)?;
         Some(squares.iter().map(|sum| (sum / rows) as f32).collect())
+    }
+
+    /// Whether it says of every matrix how the columns of its inputs go together.
+    pub(crate) fn has_products(&self) -> bool {
+        !self.tensors.is_empty() && self.tensors.values().all(|inputs| inputs.pairs.is_some())
+    }
+
+    /// What errors in the matrix with this name cost, and the mean of what it is multiplied by, where the file
+    /// says how columns go together. If a bias makes up for what is lost on average, that costs nothing.
+    pub(crate) fn cost(&self, name: &str, has_bias: bool) -> Option<(Cost, Vec<f64>)> {
+        let Inputs { squares, rows, pairs } = self.tensors.get(name)?;
+        let Pairs { sums, products } = pairs.as_ref()?;
+        let mean: Vec<f64> =
+            sums.iter().map(|sum| if has_bias { sum / rows } else { 0.0 }).collect();
+        let n = squares.len();
+        let of =
+            |(i, product): (usize, &f32)| f64::from(*product) / rows - mean[i / n] * mean[i % n];
+        let h = products.iter().enumerate().map(of).collect();
+        // The embedding is also what a token is read as, where errors in every direction matter.
+        let damping = if has_bias { DAMPING } else { DAMPING_EMBEDDING };
+        Some((Cost::new(h, n, damping), mean))
     }
 
     /// Checks that the importances are those of a model with these matrices, `(name, n_cols)`. The embedding
@@ -163,17 +226,28 @@ impl Imatrix {
         writer.u32(CHUNK_COUNT, (most / f64::from(self.chunk_size.max(1))) as u32);
         writer.u32(CHUNK_SIZE, self.chunk_size);
         for (name, inputs) in &self.tensors {
-            let mut tensor = |suffix: &str, n_cols: usize| {
-                writer.tensor(&format!("{name}{suffix}"), DType::F32, &[n_cols]).map_err(file(path))
+            let mut tensor = |suffix: &str, dims: &[usize]| {
+                writer.tensor(&format!("{name}{suffix}"), DType::F32, dims).map_err(file(path))
             };
-            tensor(SQUARES, inputs.squares.len())?;
-            tensor(ROWS, 1)?;
+            tensor(SQUARES, &[inputs.squares.len()])?;
+            tensor(ROWS, &[1])?;
+            if let Some(pairs) = &inputs.pairs {
+                tensor(SUMS, &[pairs.sums.len()])?;
+                tensor(PRODUCTS, &[pairs.sums.len(); 2])?;
+            }
         }
         let out = AtomicFile::create(path).map_err(io(path))?;
         let mut body = writer.begin(out).map_err(file(path))?;
         for inputs in self.tensors.values() {
-            for numbers in [&inputs.squares[..], &[inputs.rows]] {
+            let mut tensor = |numbers: &[f64]| {
                 let bytes = numbers.iter().map(|&x| (x as f32).to_le_bytes());
+                body.tensor(bytes).map_err(file(path))
+            };
+            tensor(&inputs.squares)?;
+            tensor(&[inputs.rows])?;
+            if let Some(pairs) = &inputs.pairs {
+                tensor(&pairs.sums)?;
+                let bytes = pairs.products.iter().map(|x| x.to_le_bytes());
                 body.tensor(bytes).map_err(file(path))?;
             }
         }
@@ -182,26 +256,79 @@ impl Imatrix {
 }
 
 /// Watches a session of one expert, and adds up the squares of what its matrices are multiplied by.
-#[derive(Debug, Default)]
-pub struct Collector(Mutex<BTreeMap<String, Inputs>>);
+#[derive(Debug)]
+pub struct Collector {
+    isa: Isa,
+    products: bool,
+    tensors: Mutex<BTreeMap<String, Inputs>>,
+}
 
 impl Collector {
+    /// One that has seen nothing. With `products` it also notes how columns go together, which takes a square
+    /// matrix per matrix.
+    pub fn new(products: bool) -> Self {
+        Collector { isa: Isa::detect(), products, tensors: Mutex::default() }
+    }
+
     /// What was seen.
     pub fn into_imatrix(self) -> Imatrix {
-        let tensors = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut tensors = self.tensors.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for Pairs { sums, products } in tensors.values_mut().filter_map(|of| of.pairs.as_mut()) {
+            let n = sums.len();
+            for i in 0..n {
+                for j in 0..i {
+                    products[i * n + j] = products[j * n + i];
+                }
+            }
+        }
         Imatrix { tensors, ..Imatrix::default() }
     }
 }
 
 impl Observer for Collector {
     fn product(&self, _expert: u32, tensor: TensorId, n_cols: usize, x: &[f32]) {
-        let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let nothing = || Inputs { squares: vec![0.0; n_cols], rows: 0.0 };
-        let inputs = tensors.entry(tensor.to_string()).or_insert_with(nothing);
+        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let inputs = tensors.entry(tensor.to_string()).or_insert_with(|| Inputs {
+            squares: vec![0.0; n_cols],
+            rows: 0.0,
+            pairs: self
+                .products
+                .then(|| Pairs { sums: vec![0.0; n_cols], products: vec![0.0; n_cols * n_cols] }),
+        });
         for row in x.chunks_exact(n_cols) {
             inputs.rows += 1.0;
             for (sum, &x) in inputs.squares.iter_mut().zip(row) {
                 *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        let Some(Pairs { sums, products }) = &mut inputs.pairs else { return };
+        for row in x.chunks_exact(n_cols) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        products.par_chunks_exact_mut(n_cols).enumerate().for_each(|(column, sums)| {
+            self.isa.run(AddProducts { sums, x, column });
+        });
+    }
+}
+
+/// sums[j] += x[t, column] · x[t, j] for all t and j from `column` on; the order of t is that of the text, so that neither threads
+/// nor instruction sets change a bit.
+struct AddProducts<'a> {
+    sums: &'a mut [f32], // [n_cols]
+    x: &'a [f32],        // [n, n_cols]
+    column: usize,
+}
+
+impl Vectorised for AddProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n_cols = self.sums.len();
+        for row in self.x.chunks_exact(n_cols) {
+            let factor = row[self.column];
+            for (sum, &x) in self.sums[self.column..].iter_mut().zip(&row[self.column..]) {
+                *sum += factor * x;
             }
         }
     }
@@ -215,6 +342,12 @@ const CHUNK_SIZE: &str = "imatrix.chunk_size";
 /// What follows a matrix's name in those of its sums, and of the number of rows that were added.
 const SQUARES: &str = ".in_sum2";
 const ROWS: &str = ".counts";
+/// Own: in those of the sums of the columns, and of their products.
+const SUMS: &str = ".in_sum";
+const PRODUCTS: &str = ".in_products";
+/// Share of the mean square that is added to every column's: the text that was read is not all there is.
+const DAMPING: f64 = 0.01;
+const DAMPING_EMBEDDING: f64 = 0.3;
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +355,7 @@ mod tests {
     use xelm_runtime::config::Role;
 
     fn seen(name: Role, n_cols: usize, x: &[f32]) -> Imatrix {
-        let collector = Collector::default();
+        let collector = Collector::new(true);
         collector.product(0, TensorId { role: name, layer: Some(0) }, n_cols, x);
         collector.into_imatrix()
     }

@@ -7,6 +7,7 @@ use xelm_runtime::arena::Arena;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::mmap::{ExpertFile, MappedFile};
+use xelm_runtime::observe::Observer;
 use xelm_runtime::parallel::Serial;
 use xelm_runtime::quant::dequantize_row;
 use xelm_runtime::session::{self, KvType, Session, Want};
@@ -27,20 +28,29 @@ fn floats(folder: &Path) -> PathBuf {
 
 /// What is collected while an expert reads tokens, in passes of at most `n_batch`.
 fn collect(path: &Path, tokens: &[u32], n_batch: usize) -> Imatrix {
+    let collector = Collector::new(false);
+    logits(path, tokens, n_batch, Some(&collector));
+    collector.into_imatrix().from_text(vec!["some".into()], 4)
+}
+
+/// The logits after every token.
+fn logits(path: &Path, tokens: &[u32], n_batch: usize, watched: Option<&Collector>) -> Vec<f32> {
     let file = ExpertFile::open(path).unwrap();
     let options = session::Options { n_batch, kv: KvType::F32, ..session::Options::default() };
     let total = Session::plan(file.expert(), &options).unwrap().total;
     let mut memory = vec![0u8; total + 64];
     let at = memory.as_ptr().align_offset(64);
     let memory = &mut memory[at..at + total];
-    let collector = Collector::default();
     let kernels = Kernels::new(Isa::detect());
     let mut session = Session::init(file.expert(), &options, memory, kernels, &Serial).unwrap();
-    session.set_observer(Some(&collector));
-    session.run(tokens, Want::All(&mut |_, _| {})).unwrap();
+    let mut logits = Vec::new();
+    session.set_observer(watched.map(|collector| collector as &dyn Observer));
+    session.run(tokens, Want::All(&mut |_, row| logits.extend_from_slice(row))).unwrap();
+    // What nobody watches is not counted.
     session.set_observer(None);
+    session.reset();
     session.run(tokens, Want::Last).unwrap();
-    collector.into_imatrix().from_text(vec!["some".into()], 4)
+    logits
 }
 
 /// The tensors of a file in double precision.
@@ -266,6 +276,56 @@ fn errors_weigh_less_with_it() {
         let (with, without) = (error("with"), error("plain"));
         assert!(with < 0.9 * without, "{}: {with} {without}", recipe.name());
     }
+}
+
+/// With products, errors make up for each other: what an expert computes of text like that which was read is
+/// nearer to what it has computed before; and biases take part in it.
+#[test]
+fn products_keep_what_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (floats(folder.path()), |name: &str| folder.path().join(name));
+    let text: Vec<u32> = (0..200).map(|i| if i == 0 { 2 } else { 4 + i * i % 797 % 750 }).collect();
+    let with = |products: bool, name: &str, tokens: &[u32]| {
+        let collector = Collector::new(products);
+        let all = logits(&path, tokens, 16, Some(&collector));
+        collector.into_imatrix().from_text(vec!["some".into()], 4).write(&file(name)).unwrap();
+        all
+    };
+    let before = with(true, "products", &text);
+    with(false, "plain", &text);
+    let read = |name: &str| Imatrix::read(&file(name)).unwrap().importance("blk.1.ffn_up.weight");
+    assert_eq!(read("products"), read("plain"));
+    let quantize = |recipe: Recipe, imatrix: &[PathBuf]| {
+        let overrides = ["token_embd.weight=q8_0".parse().unwrap()];
+        let options = Options { recipe, overrides: &overrides, imatrix };
+        quantize_file(&path, &file("out"), options).map(|_| tensors(&file("out")))
+    };
+    let away = |_: &BTreeMap<String, (usize, Vec<f64>)>| -> f32 {
+        let after = logits(&file("out"), &text, 16, None);
+        before.iter().zip(after).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    let bias = |of: &BTreeMap<String, (usize, Vec<f64>)>| of["blk.0.ffn_down.bias"].clone();
+    let plain = quantize(Recipe::Q4_0, &[file("plain")]).unwrap();
+    let far = away(&plain);
+    let kept = quantize(Recipe::Xq4, &[file("products")]).unwrap();
+    let near = away(&kept);
+    assert!(near < 0.7 * far, "{near} {far}");
+    assert!(bias(&kept) != bias(&plain) && bias(&plain) == bias(&tensors(&path)));
+    // Every type in which numbers have a choice does better with them.
+    assert!(quantize(Recipe::Q4_0, &[file("products")]).is_ok_and(|of| away(&of) < 0.7 * far));
+
+    // Text of which they are not known leaves nothing to go by.
+    let two = [file("products"), file("plain")];
+    for imatrix in [&[][..], &[file("plain")], &two] {
+        let error = quantize(Recipe::Xq4, imatrix).unwrap_err();
+        assert!(error.to_string().contains("--products"), "{error}");
+    }
+    let halves = [("first", &text[..100]), ("second", &text[100..])].map(|(name, tokens)| {
+        with(true, name, tokens);
+        file(name)
+    });
+    let sum = quantize(Recipe::Xq4, &halves).unwrap();
+    assert!(away(&sum) < 0.7 * far);
 }
 
 #[test]

@@ -120,6 +120,21 @@ fn importances_of_a_set() {
     assert!(XELM.fails(&quantize_set(&de)).contains("ja-ko.gguf"));
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny/llama_imatrix.gguf");
     assert!(XELM.fails(&quantize_set(&tiny)).contains("32 columns, its importance 64"));
+    // Our own type, for which products are needed.
+    let xq4 = |imatrix: &Path| {
+        let out = folder.join("xq4");
+        ["quantize", "--set", set, "--type", "xq4", "--out", text(&out), "--imatrix", text(imatrix)]
+            .map(str::to_owned)
+    };
+    assert!(XELM.fails(&xq4(&all)).contains("`xelm imatrix --products`"));
+    let (products, _) = collect("products", &["--products"]);
+    XELM.run(&xq4(&products));
+    let out = folder.join("xq4");
+    let args = ["eval", "quality", "--set", text(&out), "--against", set, "--corpus", corpus];
+    let lines = json(&[&args[..], &["--json", "--languages", "ja,de"]].concat());
+    let bits: Vec<_> =
+        lines.as_array().unwrap().iter().map(|l| number(l, "bits_per_weight")).collect();
+    assert_eq!(bits, [4.5, 4.5]);
     let args = ["imatrix", "--set", set, "--corpus", corpus, "--languages", "fr", "--out", "x"];
     assert!(XELM.fails(&args).contains("no expert of the set speaks \"fr\""));
 }
