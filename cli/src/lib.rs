@@ -14,6 +14,7 @@ mod eval;
 mod experiment;
 mod export;
 mod generate;
+mod imatrix;
 mod import;
 mod inspect;
 mod launch;
@@ -82,6 +83,7 @@ enum Command {
     Launch(launch::Command),
     Pack(pack::Args),
     Card(card::Args),
+    Imatrix(imatrix::Args),
     Quantize(quantize::Args),
     Shortlist(shortlist::Args),
     Trim(trim::Args),
@@ -139,6 +141,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Launch(command) => command.run(),
         Command::Pack(args) => args.run(),
         Command::Card(args) => args.run(),
+        Command::Imatrix(args) => args.run(threads),
         Command::Quantize(args) => args.run(),
         Command::Shortlist(args) => args.run(),
         Command::Trim(args) => args.run(),

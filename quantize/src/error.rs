@@ -38,6 +38,20 @@ pub enum Error {
         /// The pattern.
         pattern: String,
     },
+    /// An importance matrix is none, or that of another model.
+    Imatrix {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A recipe needs to know how the columns of what matrices are multiplied by go together.
+    NoProducts {
+        /// The file.
+        path: PathBuf,
+        /// The recipe.
+        recipe: &'static str,
+    },
     /// A file would overwrite its own source.
     SameFile(PathBuf),
 }
@@ -53,6 +67,14 @@ impl fmt::Display for Error {
             Error::NoSuchTensor { path, pattern } => {
                 write!(f, "{}: no matrix has a name like {pattern}", path.display())
             }
+            Error::Imatrix { path, why } => {
+                write!(f, "{}: as an importance matrix: {why}", path.display())
+            }
+            Error::NoProducts { path, recipe } => write!(
+                f,
+                "{}: {recipe} needs an importance matrix with products: `xelm imatrix --products` writes it",
+                path.display()
+            ),
             Error::SameFile(path) => {
                 write!(f, "{}: the output would overwrite the input", path.display())
             }
@@ -66,7 +88,10 @@ impl std::error::Error for Error {
             Error::Io { source, .. } => Some(source),
             Error::File { source, .. } => Some(source),
             Error::Tensor { source, .. } => Some(source),
-            Error::NoSuchTensor { .. } | Error::SameFile(_) => None,
+            Error::NoSuchTensor { .. }
+            | Error::Imatrix { .. }
+            | Error::NoProducts { .. }
+            | Error::SameFile(_) => None,
         }
     }
 }

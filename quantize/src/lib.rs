@@ -6,24 +6,30 @@
 #![deny(unsafe_code)]
 
 mod blocks;
+mod compensate;
+mod convert;
 mod error;
+mod grid;
+mod imatrix;
 mod recipe;
 mod rows;
 mod search;
 
 pub use error::{Error, Result};
-pub use recipe::{Importance, Options, Override, Recipe};
+pub use imatrix::{Collector, Imatrix};
+pub use recipe::{Options, Override, Recipe};
 pub use rows::{RowError, quantize_row};
 
+use convert::{Guide, converted, with_loss};
 use error::{file, io};
-use rayon::prelude::*;
+use std::collections::HashMap;
 use std::path::Path;
 use xelm_runtime::config::TensorId;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::{MANIFEST, write_manifest};
-use xelm_runtime::quant::{DType, dequantize_row};
+use xelm_runtime::quant::DType;
 use xelm_runtime::set::{ARCH_SET, SET_FILE, Set, file_identity, keys as set_keys};
 
 /// Sizes before and after.
@@ -63,7 +69,8 @@ pub struct Planned {
 ///
 /// # Errors
 /// The input is no model file; a row holds NaN or infinities, or is too large for its type; an override fits
-/// no matrix, or not its rows; an importance does not fit; or the output cannot be written.
+/// no matrix, or not its rows; an importance matrix cannot be read, is of another model or lacks what the
+/// recipe needs; or the output cannot be written.
 pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
     let options = options.into();
     let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
@@ -73,28 +80,61 @@ pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
     let (types, writer) = described(&gguf, from, &options)?;
+    let imatrix = importances(&types, from, &options)?;
     let out = AtomicFile::create(to).map_err(io(to))?;
     let mut body = writer.begin(out).map_err(file(to))?;
-    for (tensor, dtype) in &types {
-        let importance = options.importance.and_then(|of| of.get(tensor.name));
+    // What matrices lose on average, by the names of the biases that make up for it.
+    let mut losses = HashMap::new();
+    for (i, (tensor, dtype)) in types.iter().enumerate() {
+        if let Some(loss) = losses.remove(tensor.name) {
+            body.tensor([with_loss(tensor, loss)]).map_err(file(to))?;
+            continue;
+        }
+        let bias = tensor.name.replace("weight", "bias");
+        let has_bias = types[i + 1..].iter().any(|(t, _)| t.name == bias && t.dtype == DType::F32);
+        let guide = Guide::new(&imatrix, tensor, *dtype, has_bias);
         let mut failure = None;
-        let parts = converted(tensor, *dtype, importance.map(|w| &w[..]));
+        let mut loss = Vec::new();
+        let parts = converted(tensor, *dtype, &guide, &mut loss);
         let parts = parts.map_while(|part| part.map_err(|source| failure = Some(source)).ok());
         let written = body.tensor(parts);
         if let Some(source) = failure {
             return Err(Error::Tensor { path: from.into(), name: tensor.name.into(), source });
         }
         written.map_err(file(to))?;
+        if has_bias && guide.compensates() {
+            losses.insert(bias, loss);
+        }
     }
     body.finish().map_err(file(to))?.commit().map_err(io(to))?;
     let size = |path: &Path| Ok(std::fs::metadata(path).map_err(io(path))?.len());
     Ok(Sizes { before: size(from)?, after: size(to)? })
 }
 
+/// The sum of the importance matrices for the expert file `path`, which must be those of its matrices.
+fn importances(
+    tensors: &[(Tensor<'_>, DType)],
+    path: &Path,
+    options: &Options<'_>,
+) -> Result<Imatrix> {
+    let sum = Imatrix::read_all(options.imatrix, path)?;
+    if let Some(first) = options.imatrix.first() {
+        let is_matrix =
+            |name: &str| TensorId::parse(name).is_some_and(|id| id.role.is_quantizable());
+        let matrices = tensors.iter().map(|(tensor, _)| (tensor.name, tensor.n_cols()));
+        let fits = sum.check(matrices.filter(|(name, _)| is_matrix(name)));
+        fits.map_err(|why| Error::Imatrix { path: first.clone(), why })?;
+    }
+    if options.recipe.needs_products() && !sum.has_products() {
+        return Err(Error::NoProducts { path: path.to_owned(), recipe: options.recipe.name() });
+    }
+    Ok(sum)
+}
+
 /// What [`quantize_file`] would write, without writing or converting anything.
 ///
 /// # Errors
-/// As [`quantize_file`], but for rows, importances and the output, which are not looked at.
+/// As [`quantize_file`], but for rows, importance matrices and the output, which are not looked at.
 pub fn plan_file<'a>(from: &Path, options: impl Into<Options<'a>>) -> Result<Plan> {
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
@@ -164,40 +204,6 @@ fn header(gguf: &Gguf<'_>, recipe: Recipe) -> Writer {
         }
     }
     writer
-}
-
-/// Rows converted together: bounds the memory of a conversion.
-const ROWS: usize = 1024;
-
-/// A tensor's bytes in another type, in parts.
-fn converted<'a>(
-    tensor: &'a Tensor<'a>,
-    to: DType,
-    importance: Option<&'a [f32]>,
-) -> impl Iterator<Item = std::result::Result<Vec<u8>, RowError>> + 'a {
-    let n_cols = tensor.n_cols();
-    // Both types hold whole blocks in a row: the input by its reader's rule, the output was asked.
-    let from_bytes = tensor.dtype.row_bytes(n_cols).unwrap_or(1);
-    let to_bytes = to.row_bytes(n_cols).unwrap_or(1);
-    tensor.bytes.chunks(ROWS * from_bytes).map(move |rows| {
-        if tensor.dtype == to {
-            return Ok(rows.to_vec());
-        }
-        let mut out = vec![0; rows.len() / from_bytes * to_bytes];
-        let pairs = rows.par_chunks_exact(from_bytes).zip(out.par_chunks_exact_mut(to_bytes));
-        pairs.try_for_each_init(
-            || vec![0.0f32; n_cols],
-            |floats, (row, out)| {
-                dequantize_row(tensor.dtype, row, floats).map_err(|_| RowError::Shape)?;
-                quantize_row(to, floats, importance, out)?;
-                // Scales are in half precision, which ends at 65504.
-                dequantize_row(to, out, floats).map_err(|_| RowError::Shape)?;
-                let fits = floats.iter().all(|v| v.is_finite());
-                if fits { Ok(()) } else { Err(RowError::TooLarge) }
-            },
-        )?;
-        Ok(out)
-    })
 }
 
 /// Quantises every expert of a set into the folder `to`, and writes its `set.gguf` and manifest.

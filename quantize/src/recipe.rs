@@ -1,14 +1,14 @@
 //! Which type each tensor of a file gets.
 
-use std::collections::HashMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 use xelm_runtime::config::{Role, TensorId};
 use xelm_runtime::quant::DType;
 
 /// Which type each matrix of a file gets. Vectors and the position table stay F32.
 ///
-/// A matrix whose rows are no whole number of blocks gets a type with smaller ones: Q4_1 instead of Q4_K,
-/// Q8_0 instead of Q5_K and Q6_K, and F16 where the rows are no multiple of 32.
+/// A matrix whose rows are no whole number of blocks gets a type with smaller ones: Q4_1 instead of Q4_K
+/// (Q4_0 with `Xq4`), Q8_0 instead of Q5_K and Q6_K, and F16 where the rows are no multiple of 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
     /// Everything in F32 (undoes a quantisation, as far as that goes).
@@ -31,11 +31,14 @@ pub enum Recipe {
     Q5KM,
     /// Every matrix in Q6_K.
     Q6K,
+    /// Our own: every matrix in Q4_K, the embedding too, rounded so that errors make up for each other. Needs
+    /// an importance matrix with products.
+    Xq4,
 }
 
 impl Recipe {
     /// All recipes.
-    pub const ALL: [Recipe; 9] = [
+    pub const ALL: [Recipe; 10] = [
         Recipe::F32,
         Recipe::F16,
         Recipe::Bf16,
@@ -45,6 +48,7 @@ impl Recipe {
         Recipe::Q4KM,
         Recipe::Q4_1,
         Recipe::Q4_0,
+        Recipe::Xq4,
     ];
 
     /// The name on the command line.
@@ -59,7 +63,13 @@ impl Recipe {
             Recipe::Q4KM => "q4_k_m",
             Recipe::Q5KM => "q5_k_m",
             Recipe::Q6K => "q6_k",
+            Recipe::Xq4 => "xq4",
         }
+    }
+
+    /// Whether importance matrices must say how columns go together.
+    pub const fn needs_products(self) -> bool {
+        matches!(self, Recipe::Xq4)
     }
 
     /// llama.cpp's `general.file_type`.
@@ -70,6 +80,8 @@ impl Recipe {
             Recipe::Q4_0 => 2,
             Recipe::Q4_1 => 3,
             Recipe::Q8_0 => 7,
+            // Its Q4_K_S, which is what comes nearest.
+            Recipe::Xq4 => 14,
             Recipe::Q4KM => 15,
             Recipe::Q5KM => 17,
             Recipe::Q6K => 18,
@@ -100,10 +112,11 @@ impl Recipe {
                 {
                     DType::Q6K
                 }
-                (Recipe::Q4KM, _) => DType::Q4K,
+                (Recipe::Q4KM | Recipe::Xq4, _) => DType::Q4K,
                 (Recipe::Q5KM, _) => DType::Q5K,
             };
         let smaller = match wanted {
+            DType::Q4K if self == Recipe::Xq4 => DType::Q4_0,
             DType::Q4K => DType::Q4_1,
             DType::Q5K | DType::Q6K => DType::Q8_0,
             _ => DType::F16,
@@ -158,9 +171,6 @@ impl FromStr for Override {
     }
 }
 
-/// How much errors in a tensor's columns matter: its name → `[n_cols]`, finite and not negative.
-pub type Importance = HashMap<String, Vec<f32>>;
-
 /// How a file is quantised. A [`Recipe`] alone will do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -168,14 +178,15 @@ pub struct Options<'a> {
     pub recipe: Recipe,
     /// Exceptions; of several that fit a matrix the last counts.
     pub overrides: &'a [Override],
-    /// What the searches of Q4_0, Q4_1 and the K formats go by. Tensors without an entry are quantised as
-    /// if there were none.
-    pub importance: Option<&'a Importance>,
+    /// Importance matrices that the searches of Q4_0, Q4_1 and the K formats go by; several are added up.
+    /// Each is a file, or a folder with a file for every expert, under the name of the expert's. With products,
+    /// errors are also made to make up for each other.
+    pub imatrix: &'a [PathBuf],
 }
 
 impl From<Recipe> for Options<'_> {
     fn from(recipe: Recipe) -> Self {
-        Options { recipe, overrides: &[], importance: None }
+        Options { recipe, overrides: &[], imatrix: &[] }
     }
 }
 
@@ -201,7 +212,10 @@ mod tests {
         // Rows that are no whole super-blocks, and no whole blocks.
         let (outside, up, _) = types(Recipe::Q4KM, 96);
         assert_eq!((outside, up), ([DType::Q8_0; 2], DType::Q4_1));
-        for recipe in [Recipe::Q4KM, Recipe::Q6K, Recipe::Q4_1, Recipe::Q8_0] {
+        let (outside, up, down) = types(Recipe::Xq4, 512);
+        assert!(outside.iter().chain([&up]).chain(&down).all(|dtype| *dtype == DType::Q4K));
+        assert_eq!(types(Recipe::Xq4, 96).1, DType::Q4_0);
+        for recipe in [Recipe::Q4KM, Recipe::Q6K, Recipe::Q4_1, Recipe::Q8_0, Recipe::Xq4] {
             assert_eq!(types(recipe, 40).1, DType::F16);
         }
         assert_eq!(types(Recipe::Bf16, 40).1, DType::BF16);

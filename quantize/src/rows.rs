@@ -1,9 +1,12 @@
 //! Rows of a matrix in any format, with or without an importance of the columns.
 
 use crate::blocks::{q4_0, q4_1, q4_k, q5_k, q6_k, sum_of_squares};
+use crate::compensate::Cost;
 use bytemuck::NoUninit;
 use std::fmt;
-use xelm_runtime::quant::{DType, quantize_row as quantize_simply};
+use xelm_runtime::quant::{
+    BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, DType, quantize_row as quantize_simply,
+};
 
 /// Why a row cannot be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,31 @@ pub fn quantize_row(
         _ => quantize_simply(dtype, row, out).map_err(|_| RowError::Shape)?,
     }
     Ok(())
+}
+
+/// Whether [`compensated`] knows the format.
+pub(crate) fn is_compensated(dtype: DType) -> bool {
+    matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q4K | DType::Q5K | DType::Q6K)
+}
+
+/// Writes `row` into `out` so that it costs little; returns what every column loses.
+pub(crate) fn compensated(
+    dtype: DType,
+    row: &[f32],
+    cost: &Cost,
+    out: &mut [u8],
+) -> Result<Vec<f32>, RowError> {
+    if !row.iter().all(|v| v.is_finite()) {
+        return Err(RowError::NotFinite);
+    }
+    Ok(match dtype {
+        DType::Q4_0 => cost.round::<_, BlockQ4_0>(row, out),
+        DType::Q4_1 => cost.round::<_, BlockQ4_1>(row, out),
+        DType::Q4K => cost.round::<_, BlockQ4K>(row, out),
+        DType::Q5K => cost.round::<_, BlockQ5K>(row, out),
+        DType::Q6K => cost.round::<_, BlockQ6K>(row, out),
+        _ => return Err(RowError::Shape),
+    })
 }
 
 /// Block after block of a row, with its weights if there are any.

@@ -263,6 +263,16 @@ impl<'a> Expert<'a> {
     pub fn weight_bytes(&self) -> usize {
         self.gguf.tensors().map(|t| t.bytes.len()).sum()
     }
+
+    /// Bits per weight of the matrices that may be quantised, the embedding among them.
+    pub fn bits_per_weight(&self) -> f64 {
+        let is_matrix =
+            |t: &Tensor<'_>| TensorId::parse(t.name).is_some_and(|id| id.role.is_quantizable());
+        let matrices = self.gguf.tensors().filter(is_matrix);
+        let size = |t: Tensor<'_>| (t.bytes.len(), t.n_rows() * t.n_cols());
+        let (bytes, n) = matrices.map(size).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        8.0 * bytes as f64 / n.max(1) as f64
+    }
 }
 
 /// The tensor as a matrix (one row for vectors), its shape, type and alignment checked.

@@ -5,10 +5,11 @@
 
 use crate::arena::Arena;
 use crate::cache::{layer_of, layer_of_mut};
-use crate::config::Config;
+use crate::config::{Config, Role, TensorId};
 use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
 use crate::kernels::{AttentionShape, Kernels, KvElement, Quants, n_quants};
+use crate::observe::Observer;
 use crate::parallel::Parallel;
 use crate::shortlist::Outputs;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -22,12 +23,25 @@ pub(crate) struct Lane {
     pub(crate) slot: u32,
 }
 
-/// What a pass computes with.
+/// What a pass computes with, and who watches it.
 #[derive(Clone, Copy)]
 pub(crate) struct Machine<'a> {
     pub(crate) ensemble: &'a Ensemble<'a>,
     pub(crate) kernels: &'a Kernels,
     pub(crate) parallel: &'a dyn Parallel,
+    pub(crate) observer: Option<&'a dyn Observer>,
+}
+
+impl Machine<'_> {
+    /// Shows the observer what the lanes' matrices of a role are about to be multiplied by.
+    fn observe(self, role: Role, layer: Option<usize>, lanes: &[Lane], x: &[f32]) {
+        let Some(observer) = self.observer else { return };
+        let tensor = TensorId { role, layer };
+        let (_, n_cols) = tensor.shape(self.ensemble.config());
+        for (x, lane) in x.chunks_exact(x.len() / lanes.len()).zip(lanes) {
+            observer.product(lane.expert, tensor, n_cols, x);
+        }
+    }
 }
 
 /// The buffers of one pass over at most N tokens in at most M lanes; V, C, F as in [`Config`]. A pass
@@ -88,7 +102,7 @@ pub(crate) fn forward<E: KvElement>(
     past: usize,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let Machine { ensemble, kernels: k, parallel: par } = machine;
+    let Machine { ensemble, kernels: k, parallel: par, .. } = machine;
     let Config { n_embd, n_head, n_layer, n_ff, activation, norm_eps: eps, .. } =
         *ensemble.config();
     let (n, n_lanes) = (tokens.len(), lanes.len());
@@ -100,7 +114,8 @@ pub(crate) fn forward<E: KvElement>(
     let att = &mut b.att[..n_lanes * n * n_embd];
     let ff = &mut b.ff[..n_lanes * n * n_ff];
     macro_rules! matmul {
-        ($out:expr, $x:expr, $layer:expr, $w:ident, $after:expr) => {{
+        ($out:expr, $x:expr, $layer:expr, $w:ident, $role:ident, $after:expr) => {{
+            machine.observe(Role::$role, Some($layer), lanes, $x);
             let linear = |i: usize| ensemble.layer(lanes[i].expert, $layer).$w;
             k.matmul(par, $out, $x, n_lanes, linear, $after, b.quants);
         }};
@@ -126,7 +141,7 @@ pub(crate) fn forward<E: KvElement>(
             return Err(Error::Cancelled);
         }
         layer_norm!(layer, attn_norm);
-        matmul!(qkv, h, layer, attn_qkv, None);
+        matmul!(qkv, h, layer, attn_qkv, AttnQkvWeight, None);
         for (qkv, lane) in qkv.chunks_exact(n * 3 * n_embd).zip(lanes) {
             let (keys, values) = layer_of_mut(kv, lane.slot as usize, layer, cache);
             for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
@@ -136,12 +151,12 @@ pub(crate) fn forward<E: KvElement>(
         }
         let of_lane = |i: usize| layer_of(kv, lanes[i].slot as usize, layer, cache);
         k.attention(par, att, qkv, n_lanes, of_lane, shape);
-        matmul!(h, att, layer, attn_output, None);
+        matmul!(h, att, layer, attn_output, AttnOutputWeight, None);
         k.add(x, h);
 
         layer_norm!(layer, ffn_norm);
-        matmul!(ff, h, layer, ffn_up, Some(activation));
-        matmul!(h, ff, layer, ffn_down, None);
+        matmul!(ff, h, layer, ffn_up, FfnUpWeight, Some(activation));
+        matmul!(h, ff, layer, ffn_down, FfnDownWeight, None);
         k.add(x, h);
     }
     Ok(())
@@ -158,7 +173,7 @@ pub(crate) fn head(
     rows: Range<usize>,
     outputs: &Outputs<'_>,
 ) {
-    let Machine { ensemble, kernels: k, parallel: par } = machine;
+    let Machine { ensemble, kernels: k, parallel: par, .. } = machine;
     let Config { n_embd, norm_eps, .. } = *ensemble.config();
     let (n_rows, n_lanes, n_out) = (rows.len(), lanes.len(), outputs.len());
     let h = &mut b.h[..n_lanes * n_rows * n_embd];
@@ -166,6 +181,7 @@ pub(crate) fn head(
         let x = &b.x[(i * n + rows.start) * n_embd..(i * n + rows.end) * n_embd];
         k.layer_norm(par, h, x, ensemble.expert(lane.expert).output_norm, norm_eps);
     }
+    machine.observe(Role::TokenEmbd, None, lanes, h);
     let logits = &mut b.logits[..n_lanes * n_rows * n_out];
     let linear = |i: usize| (ensemble.expert(lanes[i].expert).output(outputs), &[][..]);
     if (0..n_lanes).all(|i| linear(i).0.n_rows == n_out) {

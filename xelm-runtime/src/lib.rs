@@ -8,8 +8,8 @@
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
 //! [`tokenizer`], [`config`], [`shortlist`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
-//! [`parallel`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also `mmap`, `pool`
-//! → `pack`.
+//! [`parallel`], [`observe`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also
+//! `mmap`, `pool` → `pack`.
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -30,6 +30,7 @@ pub mod kernels;
 pub mod lang;
 pub mod math;
 mod mixture;
+pub mod observe;
 pub mod parallel;
 pub mod quant;
 pub mod rng;

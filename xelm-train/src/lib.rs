@@ -6,7 +6,8 @@
 //! [`corpus`] → [`vocab`] → [`tokens`] → [`typology`] or [`tfidf`] → [`job`] (seed, then experts) →
 //! [`pack`] → [`evaluate`] and [`icl`] → [`page`]; [`experiment`] runs them all.
 //!
-//! [`shortlist`] makes experts with a smaller output layer, by what [`usage`] counts.
+//! [`shortlist`] makes experts with a smaller output layer, by what [`usage`] counts. [`reading`] hands out text
+//! to whoever watches a model read.
 //!
 //! [`workers`] run several jobs at once; [`hf`] takes models from `transformers` and gives them back. Below
 //! them, [`weights`] passes models between files, [`stream`] orders the documents, [`model`] says what a
@@ -31,6 +32,7 @@ pub mod memory;
 pub mod model;
 pub mod pack;
 pub mod page;
+pub mod reading;
 pub mod report;
 pub mod run;
 pub mod settings;

@@ -3,6 +3,7 @@
 mod forgetting;
 mod icl;
 mod ppl;
+pub(crate) mod quality;
 
 use crate::Result;
 use clap::Subcommand;
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Ppl(ppl::Args),
     Forgetting(forgetting::Args),
     Icl(icl::Args),
+    Quality(quality::Args),
 }
 
 impl Command {
@@ -27,6 +29,7 @@ impl Command {
             Command::Ppl(args) => args.run(),
             Command::Forgetting(args) => args.run(),
             Command::Icl(args) => args.run(),
+            Command::Quality(args) => args.run(),
         }
     }
 }

@@ -76,6 +76,7 @@ pub mod keys {
     #![allow(missing_docs, reason = "the values are the documentation; docs/formats.md explains")]
     pub const ARCHITECTURE: &str = "general.architecture";
     pub const ALIGNMENT: &str = "general.alignment";
+    pub const TYPE: &str = "general.type";
     pub const NAME: &str = "general.name";
     pub const FILE_TYPE: &str = "general.file_type";
     pub const QUANTIZATION_VERSION: &str = "general.quantization_version";

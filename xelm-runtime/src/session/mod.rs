@@ -21,6 +21,7 @@ use crate::forward::{Buffers, Lane};
 use crate::kernels::Kernels;
 pub use crate::mixture::{Mixing, Routing};
 use crate::mixture::{Mixture, top_m};
+use crate::observe::Observer;
 use crate::parallel::Parallel;
 use crate::sampler::{Candidate, Sampler};
 pub use crate::shortlist::Outputs;
@@ -95,6 +96,7 @@ pub struct Session<'m> {
     n_lanes: usize,
     n_group: usize,
     cancel: Option<&'m AtomicBool>,
+    observer: Option<&'m dyn Observer>,
 }
 
 impl core::fmt::Debug for Session<'_> {
@@ -235,6 +237,7 @@ impl<'m> Session<'m> {
             n_lanes: 0,
             n_group: 0,
             cancel: None,
+            observer: None,
         })
     }
 
@@ -322,6 +325,12 @@ impl<'m> Session<'m> {
     /// by then.
     pub fn set_cancel(&mut self, flag: Option<&'m AtomicBool>) {
         self.cancel = flag;
+    }
+
+    /// Somebody who sees the inputs of every product from now on, in the order in which they are computed.
+    /// It changes no result.
+    pub fn set_observer(&mut self, observer: Option<&'m dyn Observer>) {
+        self.observer = observer;
     }
 
     /// Tokenises a text (without the opening `</s>`).

@@ -202,8 +202,12 @@ impl Session<'_> {
             }
         }
         let group = &parts.group[..self.n_group];
-        let machine =
-            Machine { ensemble: &self.ensemble, kernels: &self.kernels, parallel: self.parallel };
+        let machine = Machine {
+            ensemble: &self.ensemble,
+            kernels: &self.kernels,
+            parallel: self.parallel,
+            observer: self.observer,
+        };
         let cancelled = || self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed));
         let (tokens, n_ctx, b) =
             (&parts.tokens[start..stop], self.options.n_ctx, &mut parts.buffers);
@@ -225,8 +229,12 @@ impl Session<'_> {
         let n_out = outputs.len();
         let group = &parts.group[..self.n_group];
         let at_once = (parts.buffers.logits.len() / n_out / self.n_group).max(1);
-        let machine =
-            Machine { ensemble: &self.ensemble, kernels: &self.kernels, parallel: self.parallel };
+        let machine = Machine {
+            ensemble: &self.ensemble,
+            kernels: &self.kernels,
+            parallel: self.parallel,
+            observer: self.observer,
+        };
         for start in (first..n).step_by(at_once) {
             let rows = start..n.min(start + at_once);
             head(machine, group, &mut parts.buffers, n, rows.clone(), &outputs);

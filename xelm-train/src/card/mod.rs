@@ -117,7 +117,12 @@ impl Members {
                 0 => "f32".to_owned(),
                 1 => "f16".to_owned(),
                 2 => "q4_0".to_owned(),
+                3 => "q4_1".to_owned(),
                 7 => "q8_0".to_owned(),
+                15 => "q4_k_m".to_owned(),
+                17 => "q5_k_m".to_owned(),
+                18 => "q6_k".to_owned(),
+                32 => "bf16".to_owned(),
                 other => format!("llama.cpp's file type {other}"),
             };
             self.weights = Some(name);

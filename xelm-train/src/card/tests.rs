@@ -1,5 +1,6 @@
 use super::*;
 use crate::corpus::BadInput;
+use crate::evaluate::QUALITY;
 use serde_json::json;
 use xelm_runtime::format::Writer;
 use xelm_runtime::pack::verify;
@@ -98,6 +99,16 @@ fn experts_languages_and_figures() {
     assert_eq!(cards.len(), 2);
     assert!(read(&cards[0]).contains("| de | 2.0000 | – | 1.5000 |\n| no | – | – | – |\n"));
     assert!(read(&cards[1]).contains("| de | 2.0000 | – | 1.2500 |\n"));
+    write_json(
+        &run.path("set-q8_0").join(QUALITY),
+        &json!([{"expert": "de-no", "language": "de", "tokens": 7, "ppl_before": 20.0, "ppl": 20.5,
+                 "kld": 0.0125, "top1": 0.875, "bits_per_weight": 8.5}]),
+    )
+    .unwrap();
+    let cards = write_cards(&run).unwrap();
+    let row = "| de-no | de | 8.500 | 20.000 | 20.500 | 0.012500 | 87.50 % |\n";
+    assert!(!read(&cards[0]).contains("## Cost of quantising"));
+    assert!(read(&cards[1]).contains(row), "{}", read(&cards[1]));
     // The folder's check does not look at the card.
     assert!(verify(&run.path(SET)).unwrap().iter().all(|checked| checked.file != CARD));
 }

@@ -3,6 +3,7 @@
 use super::{Members, Words};
 use crate::Result;
 use crate::corpus::Split;
+use crate::evaluate::{QUALITY, QualityLine};
 use crate::job::JobSpec;
 use crate::run::{DENSE, Run, SEED, SET};
 use crate::tokens::{TokenShard, shard_path};
@@ -32,6 +33,7 @@ pub(super) fn body(run: &Run, set: &Path, words: &Words, members: &Members) -> R
     out += &usage(members);
     out += &training(run, words, members)?;
     out += &evaluation(run, set);
+    out += &quality(set);
     out += &limits(words, members);
     Ok(out)
 }
@@ -159,6 +161,34 @@ fn evaluation(run: &Run, set: &Path) -> String {
         "## Evaluation\n\nBits per UTF-8 byte of held-out text, final `</s>` included, each document from its \
          own beginning and cut at the context; lower is better. Measured on the packed files.\n\n{}",
         table(&head, rows.into_iter())
+    )
+}
+
+/// What quantising has cost, as the set's `quality.json` has it; nothing where there is none.
+fn quality(set: &Path) -> String {
+    let lines = fs::read_to_string(set.join(QUALITY)).unwrap_or_default();
+    let lines: Vec<QualityLine> = serde_json::from_str(&lines).unwrap_or_default();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let head =
+        ["expert", "language", "bits per weight", "perplexity before", "after", "KLD", "top 1"];
+    let rows = lines.into_iter().map(|line| {
+        vec![
+            line.expert,
+            line.language,
+            format!("{:.3}", line.bits_per_weight),
+            format!("{:.3}", line.ppl_before),
+            format!("{:.3}", line.ppl),
+            format!("{:.6}", line.kld),
+            format!("{:.2} %", 100.0 * line.top1),
+        ]
+    });
+    format!(
+        "## Cost of quantising\n\nPerplexity per token of held-out text before and after; the mean \
+         Kullback-Leibler divergence of the probabilities, in nats per token; the share of tokens at which both \
+         find the same one most probable.\n\n{}",
+        table(&head, rows)
     )
 }
 

@@ -10,9 +10,11 @@ pub(crate) mod journal;
 pub(crate) mod models;
 pub(crate) mod pieces;
 mod ppl;
+mod quality;
 mod texts;
 
 pub use cells::Score;
 pub use forgetting::{Forgetting, evaluate_forgetting};
 pub use ppl::{PplSettings, Protocol, Table, evaluate_run};
+pub use quality::{Compared, QUALITY, QualityLine, evaluate_quality};
 pub use texts::MAX_DOCUMENTS;

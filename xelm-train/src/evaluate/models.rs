@@ -54,9 +54,19 @@ impl ModelFile {
         Self::known(path, sha256)
     }
 
+    /// The expert.
+    pub(crate) fn expert(&self) -> &Expert<'_> {
+        self.file.expert()
+    }
+
     /// The expert's name.
     pub(crate) fn id(&self) -> &str {
         self.file.expert().id()
+    }
+
+    /// The languages that it was trained on.
+    pub(crate) fn languages(&self) -> Vec<String> {
+        self.file.expert().languages().map(str::to_owned).collect()
     }
 
     fn known(path: &Path, sha256: String) -> Result<Self> {

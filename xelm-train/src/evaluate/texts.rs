@@ -1,6 +1,6 @@
 //! The texts that are scored: the held-out documents of each language.
 
-use crate::corpus::{Corpus, LanguageDocuments, Split};
+use crate::corpus::{BadInput, Corpus, LanguageDocuments, Split};
 use crate::run::Run;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -47,18 +47,28 @@ pub(crate) fn held_out(
     } else {
         languages.to_vec()
     };
-    let corpus: Corpus = corpus.only(&languages)?;
+    held_out_of(&corpus.only(&languages)?, run.bad_input(), max_documents)
+}
+
+/// The held-out documents of every language of a corpus.
+///
+/// # Errors
+/// A language has none.
+pub(crate) fn held_out_of(
+    corpus: &Corpus,
+    bad_input: BadInput,
+    max_documents: usize,
+) -> Result<Vec<Texts>> {
     let of = |language: &String| {
         let files = &corpus.languages[language];
         // Where files hold the held-out documents, the others need not be read.
         let valid: Vec<_> = files.iter().filter(|f| f.split == Split::Valid).cloned().collect();
         let files = if valid.is_empty() { files } else { &valid };
-        let documents: Result<Vec<String>> =
-            LanguageDocuments::new(language, files, run.bad_input())
-                .filter(|document| !matches!(document, Ok((Split::Train, _))))
-                .take(max_documents)
-                .map(|document| Ok(document?.1.text))
-                .collect();
+        let documents: Result<Vec<String>> = LanguageDocuments::new(language, files, bad_input)
+            .filter(|document| !matches!(document, Ok((Split::Train, _))))
+            .take(max_documents)
+            .map(|document| Ok(document?.1.text))
+            .collect();
         let documents = documents?;
         if documents.is_empty() {
             return Err(Error::usage(format!(
