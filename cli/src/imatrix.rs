@@ -94,7 +94,13 @@ impl Args {
         let tokenizer = expert.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
         let n_ctx = expert.config().n_ctx;
         let corpus = corpus.clone().only(languages)?;
-        let options = Options { n_batch: 64, kv: KvType::F32, n_logits: 16, ..Options::default() };
+        let options = Options {
+            n_batch: 64,
+            n_logits: 16,
+            kv: KvType::F32,
+            full_output: true,
+            ..Options::default()
+        };
         let mut memory = Memory::new(Session::plan(expert, &options)?.total);
         let kernels = Kernels::new(Isa::detect());
         let collector = Collector::new(self.products);

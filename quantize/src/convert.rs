@@ -4,6 +4,7 @@ use crate::compensate::Cost;
 use crate::imatrix::Imatrix;
 use crate::rows::{RowError, compensated, is_compensated, quantize_row};
 use rayon::prelude::*;
+use xelm_runtime::config::{Role, TensorId};
 use xelm_runtime::format::Tensor;
 use xelm_runtime::quant::{DType, dequantize_row};
 
@@ -19,8 +20,13 @@ impl Guide {
         if tensor.dtype == to {
             return Guide { importance: None, cost: None };
         }
-        let cost = if is_compensated(to) { imatrix.cost(tensor.name, has_bias) } else { None };
-        Guide { importance: imatrix.importance(tensor.name), cost }
+        // An output layer of its own meets what the embedding would.
+        let name = match TensorId::parse(tensor.name) {
+            Some(TensorId { role: Role::Output, .. }) => Role::TokenEmbd.name(),
+            _ => tensor.name,
+        };
+        let cost = if is_compensated(to) { imatrix.cost(name, has_bias) } else { None };
+        Guide { importance: imatrix.importance(name), cost }
     }
 
     /// Whether errors make up for each other.

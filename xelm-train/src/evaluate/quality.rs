@@ -220,8 +220,13 @@ fn compare_on(before: &ModelFile, after: &[(String, &ModelFile)], text: &str) ->
     let n = expert.config().n_ctx.min(ids.len() + 1);
     let read: Vec<u32> = std::iter::once(tokenizer.bos()).chain(ids.iter().copied()).collect();
     let next: Vec<u32> = ids.iter().copied().chain([tokenizer.eos()]).collect();
-    let options =
-        Options { n_batch: N_LOGITS, n_logits: N_LOGITS, kv: KvType::F32, ..Options::default() };
+    let options = Options {
+        n_batch: N_LOGITS,
+        n_logits: N_LOGITS,
+        kv: KvType::F32,
+        full_output: true,
+        ..Options::default()
+    };
     let plan = Session::plan(expert, &options).map_err(&fail)?;
     let models = || std::iter::once(before).chain(after.iter().map(|(_, model)| *model));
     let mut memories: Vec<Memory> = models().map(|_| Memory::new(plan.total)).collect();
