@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod portable;
 mod quants;
@@ -86,6 +88,10 @@ impl Kernels {
             if avx2::Avx2::of(isa).is_some() {
                 return portable.with::<avx2::Avx2>();
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if neon::Neon::of(isa).is_some() {
+            return portable.with::<neon::Neon>();
         }
         portable
     }
