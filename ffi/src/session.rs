@@ -173,7 +173,7 @@ unsafe fn open(
         (Pool::with_room(n_threads, n_lent).map_err(Error::from)?, Isa::detect())
     };
     #[cfg(not(feature = "std"))]
-    let (workers, isa) = (Serial, Isa::PORTABLE);
+    let (workers, isa) = (Serial, Isa::COMPILED);
     // The number comes last: until then this is no handle.
     let handle: *mut xelm_session = header.write(xelm_session {
         magic: 0,

@@ -31,6 +31,7 @@ const UNSAFE: &[&str] = &[
     "xelm-runtime/src/isa.rs",                   // calls into functions with target features
     "xelm-runtime/src/kernels/avx2.rs",          // vector instructions
     "xelm-runtime/src/kernels/avx512.rs",        // vector instructions
+    "xelm-runtime/src/kernels/neon.rs",          // vector instructions
     "xelm-runtime/src/kernels/simd.rs",          // calls of vector instructions, a macro
     "xelm-runtime/src/mmap.rs",                  // mapped files, and what borrows from them
     "xelm-runtime/src/parallel.rs",              // disjoint parts of one output

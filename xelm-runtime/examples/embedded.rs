@@ -38,7 +38,7 @@ fn main() -> xelm_runtime::Result<()> {
     let memory = &mut memory.0[..];
     eprintln!("session: {} of {} bytes, model: {}", plan.total, memory.len(), MODEL.0.len());
     assert!(plan.total <= memory.len(), "MEMORY is too small");
-    let kernels = Kernels::new(Isa::PORTABLE);
+    let kernels = Kernels::new(Isa::COMPILED);
     let mut session = Session::init(&expert, &options, memory, kernels, &Serial)?;
 
     let sampling = SamplerOptions { repeat_penalty: 1.1, ..SamplerOptions::default() };

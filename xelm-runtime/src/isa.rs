@@ -1,8 +1,8 @@
 //! Instruction sets: which one the CPU has, and running a loop compiled for it.
 //!
-//! A loop is written once, as a [`Vectorised`] value. [`Isa::run`] compiles it three times
-//! (portable, AVX2, AVX-512) and calls the one that this CPU supports. No fused multiply-add is
-//! ever formed from separate operations in Rust, so all three give the same bits.
+//! A loop is written once, as a [`Vectorised`] value. [`Isa::run`] compiles it for each instruction set of
+//! the architecture (portable; AVX2 and AVX-512, or NEON with dotprod) and calls the one that this CPU supports.
+//! No fused multiply-add is ever formed from separate operations in Rust, so all give the same bits.
 
 /// Proof that the CPU can execute an instruction set: a value exists only where its instructions do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ enum Kind {
     Avx2,
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// A computation that [`Isa::run`] compiles for several instruction sets. `run` and everything it
@@ -31,8 +33,16 @@ impl Isa {
     /// The instruction set that every CPU of the target has.
     pub const PORTABLE: Isa = Isa(Kind::Portable);
 
-    /// The best instruction set of this CPU. With `std`, `XELM_ISA=portable|avx2|avx512` chooses a
-    /// lesser one; a name that the CPU does not support is ignored.
+    /// The best one that the program is compiled to rely on, for where the CPU cannot be asked.
+    #[cfg(target_arch = "aarch64")]
+    pub const COMPILED: Isa =
+        if cfg!(target_feature = "dotprod") { Isa(Kind::Neon) } else { Isa::PORTABLE };
+    /// The best one that the program is compiled to rely on, for where the CPU cannot be asked.
+    #[cfg(not(target_arch = "aarch64"))]
+    pub const COMPILED: Isa = Isa::PORTABLE;
+
+    /// The best instruction set of this CPU. `XELM_ISA=portable|avx2|avx512|dotprod` chooses a lesser
+    /// one; a name that the CPU does not support is ignored.
     #[cfg(feature = "std")]
     pub fn detect() -> Isa {
         let supported = Isa::supported();
@@ -46,7 +56,11 @@ impl Isa {
     pub fn supported() -> [Option<Isa>; 3] {
         #[allow(unused_mut, reason = "only some targets add to it")]
         let mut found = [Some(Isa::PORTABLE), None, None];
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            found[1] = Some(Isa(Kind::Neon));
+        }
+        #[cfg(target_arch = "x86_64")]
         {
             let avx2 = std::is_x86_feature_detected!("avx2")
                 && std::is_x86_feature_detected!("f16c")
@@ -75,6 +89,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "dotprod",
         }
     }
 
@@ -86,6 +102,8 @@ impl Isa {
             Kind::Avx2 => 32,
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => 64,
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => 16,
         }
     }
 
@@ -100,6 +118,9 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => unsafe { run_avx512(work) },
+            // SAFETY: as above, or where the compiler may use the feature anywhere.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => unsafe { run_neon(work) },
         }
     }
 }
@@ -113,5 +134,11 @@ fn run_avx2<V: Vectorised>(work: V) -> V::Output {
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn run_avx512<V: Vectorised>(work: V) -> V::Output {
+    work.run()
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn run_neon<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }

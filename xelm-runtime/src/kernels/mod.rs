@@ -11,10 +11,15 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod panels;
 mod portable;
 mod quants;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod simd;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod weights;
 
 use crate::config::Activation;
@@ -28,6 +33,7 @@ use attention::Attend;
 use blocks::MatmulBlocks;
 use core::marker::PhantomData;
 use portable::MatmulDense;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 use simd::Simd;
 
 pub(crate) use attention::AttentionShape;
@@ -87,10 +93,15 @@ impl Kernels {
                 return portable.with::<avx2::Avx2>();
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if neon::Neon::of(isa).is_some() {
+            return portable.with::<neon::Neon>();
+        }
         portable
     }
 
     /// The products with quantised weights over the vectors of `S`.
+    #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
     fn with<S: Simd>(self) -> Self {
         Kernels {
             q4_0: panels::matmul::<S, BlockQ4_0>,
@@ -112,7 +123,7 @@ impl Kernels {
     /// tokens; all matrices have one shape, though not one type. `out` is `[n_lanes, n, n_rows]`, `x`
     /// `[n_lanes, n, n_cols]`; `quants` is scratch for as many numbers as `x` has. The lanes' work is one
     /// phase.
-    pub(crate) fn matmul<'w>(
+    pub fn matmul<'w>(
         &self,
         par: &dyn Parallel,
         out: &mut [f32],
@@ -233,103 +244,12 @@ pub(crate) const fn n_quants(n: usize) -> usize {
 mod tests {
     use super::*;
     use crate::parallel::Serial;
-    use crate::quant::{SUPER_BLOCK, dequantize_row, f32_to_f16, quantize_row};
     use crate::rng::Rng;
     use std::vec;
     use std::vec::Vec;
 
     fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
         (0..n).map(|_| rng.next_normal()).collect()
-    }
-
-    /// A row of a type: of the given numbers, or of random super-blocks with numbers of that size.
-    fn store(dtype: DType, rng: &mut Rng, row: &[f32], out: &mut [u8]) {
-        if dtype.block_len() < SUPER_BLOCK {
-            return quantize_row(dtype, row, out).unwrap();
-        }
-        for block in out.chunks_exact_mut(dtype.block_bytes()) {
-            block.fill_with(|| rng.next_u32() as u8);
-            let mut half = |x: f32| f32_to_f16(x * (0.5 + rng.next_f32())).to_le_bytes();
-            match dtype {
-                DType::Q6K => block[208..].copy_from_slice(&half(6e-4)),
-                _ => {
-                    block[..2].copy_from_slice(&half(2e-3));
-                    block[2..4].copy_from_slice(&half(2e-2));
-                }
-            }
-        }
-    }
-
-    /// Every instruction set against double precision and, bit for bit, against `portable`; every
-    /// number of tokens against one at a time.
-    #[test]
-    fn matmul_of_every_type_isa_and_batch() {
-        let mut rng = Rng::new(11, 0);
-        let types = DType::ALL.into_iter().filter(|dtype| dtype.holds_weights());
-        let shapes = [(1, 32), (7, 64), (33, 96), (16, 160), (3, 256), (17, 768), (5, 2048)];
-        for dtype in types {
-            for (n_rows, n_cols) in shapes {
-                let Some(row_bytes) = dtype.row_bytes(n_cols) else { continue };
-                for n in [1usize, 2, 3, 4, 5, 9] {
-                    let dense = random(&mut rng, n_rows * n_cols);
-                    let mut bytes = vec![0; row_bytes * n_rows];
-                    let mut weights = vec![0.0; dense.len()];
-                    for r in 0..n_rows {
-                        let stored = &mut bytes[r * row_bytes..][..row_bytes];
-                        let row = r * n_cols..(r + 1) * n_cols;
-                        store(dtype, &mut rng, &dense[row.clone()], stored);
-                        dequantize_row(dtype, stored, &mut weights[row]).unwrap();
-                    }
-                    // At an aligned address, as in a mapped file.
-                    let mut words = vec![0u64; bytes.len().div_ceil(8)];
-                    let aligned: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-                    aligned[..bytes.len()].copy_from_slice(&bytes);
-                    let bytes = &aligned[..bytes.len()];
-                    let w = Matrix { dtype, n_rows, n_cols, bytes };
-                    let x = random(&mut rng, n * n_cols);
-                    let bias = random(&mut rng, n_rows);
-                    let run = |isa: Isa, x: &[f32]| {
-                        let mut out = vec![f32::NAN; x.len() / n_cols * n_rows];
-                        let mut quants = vec![bytemuck::Zeroable::zeroed(); n_quants(x.len())];
-                        let linear = |_| (w, &bias[..]);
-                        Kernels::new(isa).matmul(
-                            &Serial,
-                            &mut out,
-                            x,
-                            1,
-                            linear,
-                            None,
-                            &mut quants,
-                        );
-                        out
-                    };
-                    let portable = run(Isa::PORTABLE, &x);
-                    for isa in Isa::supported().into_iter().flatten() {
-                        assert_eq!(run(isa, &x), portable, "{dtype:?} {}", isa.name());
-                    }
-                    for t in 0..n {
-                        let one = run(Isa::PORTABLE, &x[t * n_cols..][..n_cols]);
-                        assert_eq!(one, portable[t * n_rows..][..n_rows]);
-                    }
-                    // 8-bit activations lose up to half a step of 1/127 of a block's maximum.
-                    let tolerance =
-                        if dtype.is_quantized() { 0.03 } else { 2e-6 } * (n_cols as f64).sqrt();
-                    for t in 0..n {
-                        for r in 0..n_rows {
-                            let dot: f64 = (0..n_cols)
-                                .map(|c| {
-                                    f64::from(weights[r * n_cols + c])
-                                        * f64::from(x[t * n_cols + c])
-                                })
-                                .sum();
-                            let got = f64::from(portable[t * n_rows + r]);
-                            let want = dot + f64::from(bias[r]);
-                            assert!((got - want).abs() < tolerance, "{dtype:?}: {got} {want}");
-                        }
-                    }
-                }
-            }
-        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use super::Activations;
 use super::attention::AttentionShape;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
-use super::avx2::Avx2;
+use super::avx2::Avx2 as Halves;
 use super::lanes::{Lanes, WIDTH, ZERO, fold, padded, widen};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon as Halves;
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised};
@@ -268,19 +270,19 @@ impl KvElement for u16 {
     fn to_f32(self) -> f32 {
         f16_to_f32(self)
     }
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    #[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
     #[inline(always)]
     fn store(isa: Isa, x: &[f32], out: &mut [Self]) {
-        let n = Avx2::of(isa).map_or(0, |s| s.narrow_to_halves(x, out));
+        let n = Halves::of(isa).map_or(0, |s| s.narrow_to_halves(x, out));
         for (out, &x) in out[n..].iter_mut().zip(&x[n..]) {
             *out = f32_to_f16(x);
         }
     }
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    #[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
     #[inline(always)]
     fn singles<'a>(isa: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
         let room = &mut room[..stored.len()];
-        let n = Avx2::of(isa).map_or(0, |s| s.widen_halves(stored, room));
+        let n = Halves::of(isa).map_or(0, |s| s.widen_halves(stored, room));
         for (x, stored) in room[n..].iter_mut().zip(&stored[n..]) {
             *x = stored.to_f32();
         }

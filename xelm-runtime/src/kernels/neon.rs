@@ -1,0 +1,281 @@
+//! Vectors of NEON with the extension dotprod: eight rows in two registers, and sums of four products of bytes
+//! by one instruction.
+
+#![allow(
+    unsafe_code,
+    reason = "vector instructions take pointers, and some exist on some CPUs only"
+)]
+#![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
+
+use super::quants::Quants;
+use super::simd::{Simd, instructions};
+use crate::isa::Isa;
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+/// Proof that the CPU has dotprod; every 64-bit ARM has NEON. Its methods are compiled for it where they are inlined
+/// into a [`Vectorised`](crate::isa::Vectorised) computation.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+/// Rows 0 to 3, and 4 to 7.
+type Ints = [int32x4_t; 2];
+type Floats = [float32x4_t; 2];
+
+/// An instruction for both registers.
+macro_rules! both {
+    ($instruction:ident($($x:ident),*)) => {
+        [$instruction($($x[0]),*), $instruction($($x[1]),*)]
+    };
+}
+
+impl Neon {
+    /// The proof, where `isa` includes dotprod: all but the portable one do.
+    pub(super) fn of(isa: Isa) -> Option<Self> {
+        (isa != Isa::PORTABLE).then_some(Neon(()))
+    }
+
+    /// Converts half-precision numbers, eight at a time; returns how many.
+    #[inline(always)]
+    pub(super) fn widen_halves(self, halves: &[u16], out: &mut [f32]) -> usize {
+        let (halves, out) = (halves.as_chunks::<8>().0, out.as_chunks_mut::<8>().0);
+        for (halves, out) in halves.iter().zip(out.iter_mut()) {
+            // SAFETY: 16 bytes are read from an array of as many, 32 written to another.
+            unsafe {
+                let eight = vreinterpretq_f16_u16(vld1q_u16(halves.as_ptr()));
+                vst1q_f32(out.as_mut_ptr(), vcvt_f32_f16(vget_low_f16(eight)));
+                vst1q_f32(out.as_mut_ptr().wrapping_add(4), vcvt_high_f32_f16(eight));
+            }
+        }
+        8 * halves.len().min(out.len())
+    }
+
+    /// Rounds to half precision, eight at a time; returns how many.
+    #[inline(always)]
+    pub(super) fn narrow_to_halves(self, x: &[f32], out: &mut [u16]) -> usize {
+        let (x, out) = (x.as_chunks::<8>().0, out.as_chunks_mut::<8>().0);
+        for (x, out) in x.iter().zip(out.iter_mut()) {
+            // SAFETY: 32 bytes are read from an array of as many, 16 written to another.
+            unsafe {
+                let four = vcvt_f16_f32(vld1q_f32(x.as_ptr()));
+                let eight = vcvt_high_f16_f32(four, vld1q_f32(x.as_ptr().wrapping_add(4)));
+                vst1q_u16(out.as_mut_ptr(), vreinterpretq_u16_f16(eight));
+            }
+        }
+        8 * x.len().min(out.len())
+    }
+
+    /// Σ w · x of signed bytes, four vectors at a time.
+    #[inline(always)]
+    fn dot_bytes(self, w: &[Ints], x: &[[i8; 4]]) -> Ints {
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe {
+            let mut sums = [vdupq_n_s32(0); 2];
+            for (w, x) in w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0) {
+                let x = vld1q_s8(x.as_ptr().cast());
+                for i in 0..2 {
+                    sums[i] = self.sdot::<0>(sums[i], w[0][i], x);
+                    sums[i] = self.sdot::<1>(sums[i], w[1][i], x);
+                    sums[i] = self.sdot::<2>(sums[i], w[2][i], x);
+                    sums[i] = self.sdot::<3>(sums[i], w[3][i], x);
+                }
+            }
+            sums
+        }
+    }
+
+    /// To each lane of `sum`, the products of its four bytes with those in lane LANE of `x`.
+    #[inline(always)]
+    fn sdot<const LANE: i32>(self, sum: int32x4_t, w: int32x4_t, x: int8x16_t) -> int32x4_t {
+        let mut total = sum;
+        // SAFETY: `self` is the proof that the CPU has the instruction.
+        unsafe {
+            asm!(
+                "sdot {total:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
+                total = inout(vreg) total,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                lane = const LANE,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        total
+    }
+}
+
+/// Lane j of vector i becomes lane i of vector j.
+#[inline(always)]
+fn transposed([a, b, c, d]: [int32x4_t; 4]) -> [int32x4_t; 4] {
+    // SAFETY: every 64-bit ARM has NEON.
+    unsafe {
+        let even = |a, b| vreinterpretq_s64_s32(vtrn1q_s32(a, b));
+        let odd = |a, b| vreinterpretq_s64_s32(vtrn2q_s32(a, b));
+        let (ab, cd, ab2, cd2) = (even(a, b), even(c, d), odd(a, b), odd(c, d));
+        [
+            vreinterpretq_s32_s64(vtrn1q_s64(ab, cd)),
+            vreinterpretq_s32_s64(vtrn1q_s64(ab2, cd2)),
+            vreinterpretq_s32_s64(vtrn2q_s64(ab, cd)),
+            vreinterpretq_s32_s64(vtrn2q_s64(ab2, cd2)),
+        ]
+    }
+}
+
+// SAFETY of all calls of intrinsics below: every 64-bit ARM has NEON. Loads say themselves what they read.
+impl Simd for Neon {
+    const ROWS: usize = 8;
+    type Ints = Ints;
+    type Floats = Floats;
+
+    fn of(isa: Isa) -> Option<Self> {
+        Neon::of(isa)
+    }
+
+    #[inline(always)]
+    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Ints; 4] {
+        assert!(at + 16 <= row_bytes && rows.len() == 8 * row_bytes);
+        let row = |r: usize| {
+            let first = rows.as_ptr().wrapping_add(r * row_bytes + at);
+            // SAFETY: 16 bytes at `at` of a row, inside the slice by the assertion.
+            unsafe { vreinterpretq_s32_u8(vld1q_u8(first)) }
+        };
+        let low = transposed([row(0), row(1), row(2), row(3)]);
+        let high = transposed([row(4), row(5), row(6), row(7)]);
+        [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+    }
+
+    #[inline(always)]
+    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> Ints {
+        assert!(at + 4 <= row_bytes && rows.len() == 8 * row_bytes);
+        let mut of = [0i32; 8];
+        for r in 0..8 {
+            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
+            of[r] = unsafe { first.read_unaligned() };
+        }
+        // SAFETY: 32 bytes are read from an array of as many.
+        unsafe { [vld1q_s32(of.as_ptr()), vld1q_s32(of.as_ptr().wrapping_add(4))] }
+    }
+
+    #[inline(always)]
+    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> Floats {
+        assert!(at + 2 <= row_bytes && rows.len() == 8 * row_bytes);
+        let mut of = [0u16; 8];
+        for r in 0..8 {
+            let first: *const u16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
+            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
+            of[r] = unsafe { first.read_unaligned() };
+        }
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe {
+            let eight = vreinterpretq_f16_u16(vld1q_u16(of.as_ptr()));
+            [vcvt_f32_f16(vget_low_f16(eight)), vcvt_high_f32_f16(eight)]
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, rows: &[u8], at: usize) {
+        let line = rows.as_ptr().wrapping_add(at);
+        // SAFETY: nothing is read, so that any address will do.
+        unsafe {
+            asm!("prfm pldl1keep, [{}]", in(reg) line, options(nomem, nostack, preserves_flags));
+        }
+    }
+
+    instructions! {
+        splat(x: i32) -> Ints = [vdupq_n_s32(x); 2];
+        and(a: Ints, b: Ints) -> Ints = both!(vandq_s32(a, b));
+        or(a: Ints, b: Ints) -> Ints = both!(vorrq_s32(a, b));
+        add_ints(a: Ints, b: Ints) -> Ints = both!(vaddq_s32(a, b));
+        sub_ints(a: Ints, b: Ints) -> Ints = both!(vsubq_s32(a, b));
+        floats(x: Ints) -> Floats = both!(vcvtq_f32_s32(x));
+        splat_float(x: f32) -> Floats = [vdupq_n_f32(x); 2];
+        mul(a: Floats, b: Floats) -> Floats = both!(vmulq_f32(a, b));
+        add(a: Floats, b: Floats) -> Floats = both!(vaddq_f32(a, b));
+        sub(a: Floats, b: Floats) -> Floats = both!(vsubq_f32(a, b));
+    }
+
+    #[inline(always)]
+    fn shl(self, x: Ints, n: usize) -> Ints {
+        let n = self.splat(n as i32);
+        // SAFETY: see above.
+        unsafe { both!(vshlq_s32(x, n)) }
+    }
+
+    #[inline(always)]
+    fn shr(self, x: Ints, n: usize) -> Ints {
+        let n = self.splat(-(n as i32));
+        // SAFETY: see above.
+        unsafe {
+            let x = both!(vreinterpretq_u32_s32(x));
+            let x = both!(vshlq_u32(x, n));
+            both!(vreinterpretq_s32_u32(x))
+        }
+    }
+
+    #[inline(always)]
+    fn shr_signed(self, x: Ints, n: usize) -> Ints {
+        let n = self.splat(-(n as i32));
+        // SAFETY: see above.
+        unsafe { both!(vshlq_s32(x, n)) }
+    }
+
+    #[inline(always)]
+    fn factors(self, x: Ints) -> Ints {
+        x
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(self, w: &[Ints], x: &[[i8; 4]], s: Option<Ints>) -> Ints {
+        let sums = self.dot_bytes(w, x);
+        match s {
+            // SAFETY: see above.
+            Some(s) => unsafe { both!(vmulq_s32(sums, s)) },
+            None => sums,
+        }
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, w: &[Ints; 8], x: &Quants) -> Ints {
+        self.dot_bytes(w, &x.q)
+    }
+
+    #[inline(always)]
+    fn pairs(self, a: Ints, b: Ints) -> Ints {
+        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, ab: Ints, x: [i16; 2]) -> Ints {
+        // SAFETY: see above.
+        unsafe {
+            let x = vreinterpretq_s16_s32(vdupq_n_s32(bytemuck::cast(x)));
+            both!(vreinterpretq_s16_s32(ab)).map(|ab| {
+                let low = vmull_s16(vget_low_s16(ab), vget_low_s16(x));
+                vpaddq_s32(low, vmull_high_s16(ab, x))
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn halves(self, x: Ints) -> [Floats; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b] = both!(vreinterpretq_s16_s32(x));
+            let (low, high) = (vuzp1q_s16(a, b), vuzp2q_s16(a, b));
+            [low, high].map(|x| {
+                let eight = vreinterpretq_f16_s16(x);
+                [vcvt_f32_f16(vget_low_f16(eight)), vcvt_high_f32_f16(eight)]
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Floats, out: &mut [f32]) {
+        let out: &mut [f32; 8] = out.first_chunk_mut().expect("a place for every lane");
+        // SAFETY: 32 bytes are written to an array of as many.
+        unsafe {
+            vst1q_f32(out.as_mut_ptr(), x[0]);
+            vst1q_f32(out.as_mut_ptr().wrapping_add(4), x[1]);
+        }
+    }
+}
