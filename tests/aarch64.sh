@@ -3,9 +3,10 @@
 #
 #   tests/aarch64.sh [linux] [phones]
 #
-#   linux   builds it for aarch64 Linux, as installed and without std, and runs the C examples under qemu with
-#           the small model of tests/fixtures/tiny: the text must be golden.txt's, which x86-64 writes. Checks
-#           the alignment of the shared library's segments
+#   linux   compares the runtime's kernels with the portable ones under qemu, on a CPU with dotprod and on one
+#           without. Builds the library for aarch64 Linux, as installed and without std, and runs the C
+#           examples with the small model of tests/fixtures/tiny: the text must be golden.txt's, which x86-64
+#           writes. Checks the alignment of the shared library's segments
 #   phones  type-checks the library for Android and iOS, and the runtime without std for a target without
 #           an operating system, against std and core from their source
 #
@@ -35,21 +36,29 @@ have_packages() {
         apt-get install --yes --no-install-recommends $packages
 }
 
-# Runs a program on the emulated machine.
+# Runs a program on an emulated machine with CPU $1.
 emulated() {
-    timeout 120 qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$cache/installed/lib" \
-        -E XELM_ISA=portable "$@"
+    timeout 120 qemu-aarch64 -cpu "$1" -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$cache/installed/lib" \
+        "${@:2}"
 }
 
 linux() {
     have_packages > "$cache/apt.log" 2>&1 ||
         unavailable "Debian's packages for aarch64 could not be installed: see $cache/apt.log"
-    local model=$PWD/tests/fixtures/tiny/expert.gguf program
+    local model=$PWD/tests/fixtures/tiny/expert.gguf program cpu
     # Cargo has folders of its own in the cache, one of them named embedded.
     local out=$cache/programs
     mkdir -p "$out"
     export RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo CARGO_TARGET_DIR=$cache
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    # Cargo runs `echo` with the program's path.
+    local kernels
+    kernels=$(CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=echo \
+        $CARGO test --quiet --locked --release -p xelm-runtime --test kernels --target $triple)
+    [ "$(emulated max "$kernels")" = "kernels: portable dotprod" ]
+    [ "$(emulated cortex-a53 "$kernels")" = "kernels: portable" ]
+    echo "aarch64 Linux: the kernels give the portable ones' bits"
+
     ffi/install.sh --prefix "$cache/installed" --target $triple > /dev/null
     $CARGO rustc --quiet --locked -p xelm-ffi --lib --profile embedded --no-default-features \
         --crate-type staticlib --target $triple
@@ -60,11 +69,13 @@ linux() {
     $cc ffi/examples/generate.c -o "$out/shared" -L "$cache/installed/lib" -lxelm
     $cc -DMODEL="\"$model\"" ffi/examples/embedded.c -o "$out/embedded" "$cache/$triple/embedded/libxelm.a"
     head -n 1 tests/fixtures/tiny/golden.txt > "$out/golden.out"
-    emulated "$out/static" "$model" - "Am Morgen" 200 > "$out/static.out"
-    emulated "$out/shared" "$model" - "Am Morgen" 200 > "$out/shared.out"
-    emulated "$out/embedded" > "$out/embedded.out"
-    for program in static shared embedded; do
-        cmp "$out/golden.out" "$out/$program.out"
+    for cpu in max cortex-a53; do
+        emulated $cpu "$out/static" "$model" - "Am Morgen" 200 > "$out/static.out"
+        emulated $cpu "$out/shared" "$model" - "Am Morgen" 200 > "$out/shared.out"
+        emulated $cpu "$out/embedded" > "$out/embedded.out"
+        for program in static shared embedded; do
+            cmp "$out/golden.out" "$out/$program.out"
+        done
     done
 
     local segments bad

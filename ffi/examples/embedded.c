@@ -23,7 +23,7 @@ __asm__(".pushsection .rodata\n"
 extern const unsigned char model_begin[], model_end[];
 
 static _Alignas(XELM_ALIGN) unsigned char expert_memory[2048];
-static _Alignas(XELM_ALIGN) unsigned char session_memory[200000];
+static _Alignas(XELM_ALIGN) unsigned char session_memory[204800];
 /* Without it, standard output would take one from the heap. */
 static char output[1024];
 

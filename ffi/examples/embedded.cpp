@@ -25,7 +25,7 @@ constexpr std::string_view PROMPT = "Am Morgen";
 constexpr std::size_t N_CTX = 224, N_TOKENS = 200;
 
 alignas(XELM_ALIGN) unsigned char expert_memory[2048];
-alignas(XELM_ALIGN) unsigned char session_memory[200000];
+alignas(XELM_ALIGN) unsigned char session_memory[204800];
 
 void print(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);

@@ -24,7 +24,7 @@ struct Aligned<T: ?Sized>(T);
 
 /// The file as it is; the runtime reads it in place.
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../tests/fixtures/tiny/expert.gguf"));
-static MEMORY: Mutex<Aligned<[u8; 200_000]>> = Mutex::new(Aligned([0; 200_000]));
+static MEMORY: Mutex<Aligned<[u8; 204_800]>> = Mutex::new(Aligned([0; 204_800]));
 
 fn main() -> xelm_runtime::Result<()> {
     let gguf = Gguf::open(&MODEL.0)?;
