@@ -13,7 +13,6 @@ XELM, LLAMA_QUANTIZE, EXPERT, CORPUS = sys.argv[1:5]
 OUT, TYPES = pathlib.Path(sys.argv[5]), sys.argv[6].split()
 TOKENS, DOCUMENTS = sys.argv[7:9]
 BEST = "xq4"
-# Sums are added up in another order where blocks are the same but the order of tensors is not.
 ROUNDING = 1e-9
 
 
@@ -32,7 +31,10 @@ def ours(recipe, imatrix):
 
 def theirs(recipe, imatrix):
     path = OUT / f"llama-{recipe}.gguf"
-    run(LLAMA_QUANTIZE, "--imatrix", imatrix, EXPERT, path, recipe.upper())
+    # Beside our best stands its Q4_K in every matrix, the embedding too: as many bits.
+    how = ["--pure"] if recipe == BEST else []
+    name = "Q4_K_S" if recipe == BEST else recipe.upper()
+    run(LLAMA_QUANTIZE, *how, "--imatrix", imatrix, EXPERT, path, name)
     return path
 
 
@@ -64,7 +66,7 @@ def main():
         files["xelm", recipe] = ours(recipe, plain)
         files["llama.cpp", recipe] = theirs(recipe, plain)
     files["xelm", BEST] = ours(BEST, products)
-    files["llama.cpp", BEST] = theirs("q4_k_s", plain).rename(OUT / f"llama-{BEST}.gguf")
+    files["llama.cpp", BEST] = theirs(BEST, plain)
     experts = [argument for path in files.values() for argument in ("--expert", path)]
     lines = json.loads(run(XELM, "eval", "quality", *experts, "--against", EXPERT, "--corpus", CORPUS,
                            "--max-documents", DOCUMENTS, "--json"))
@@ -74,7 +76,7 @@ def main():
     for (program, recipe), of in table.items():
         for line in [*of, pooled(of)]:
             more = 100 * (line["ppl"] / line["ppl_before"] - 1)
-            name = "q4_k_s" if (program, recipe) == ("llama.cpp", BEST) else recipe
+            name = "q4_k, pure" if (program, recipe) == ("llama.cpp", BEST) else recipe
             print("\t".join([name, program, line["language"], str(line["tokens"]), f"{line['bits_per_weight']:.4f}",
                              f"{line['ppl_before']:.4f}", f"{line['ppl']:.4f}", f"{more:.3f}", f"{line['kld']:.6f}",
                              f"{100 * line['top1']:.2f}"]), flush=True)

@@ -14,7 +14,7 @@ use xelm_train::evaluate::{Compared, MAX_DOCUMENTS, QUALITY, evaluate_quality};
 
 /// Quantises an expert file, or every expert of a set.
 ///
-/// Bits per weight: f16 and bf16 16, q8_0 8.5, q6_k 6.6, q5_k_m about 5.9, q4_k_m about 5.1, q4_1 5, q4_0 4.5,
+/// Bits per weight: f16 and bf16 16, q8_0 8.5, q6_k 6.6, q5_k_m about 5.8, q4_k_m about 5.0, q4_1 5, q4_0 4.5,
 /// xq4 4.5.
 /// The embedding is in q8_0 with q4_0 and q4_1, in q6_k with the k_m mixes, which also give some other
 /// matrices more bits. The blocks are ggml's, bit for bit. Vectors and the position table stay in full

@@ -23,11 +23,11 @@ pub enum Recipe {
     Q4_0,
     /// Matrices in Q4_1, the embedding in Q8_0.
     Q4_1,
-    /// llama.cpp's Q4_K_M: matrices in Q4_K, but `attn_qkv` in Q5_K, and the embedding in Q6_K, as is
-    /// `ffn_down` of the first and the last eighth of the layers and of every third between them.
+    /// llama.cpp's Q4_K_M: matrices in Q4_K, but the embedding in Q6_K, as are `attn_qkv` and `ffn_down` of the
+    /// first and the last eighth of the layers and of every third between them.
     Q4KM,
-    /// llama.cpp's Q5_K_M: matrices in Q5_K, but `attn_qkv`, the embedding, and `ffn_down` of the same layers
-    /// in Q6_K.
+    /// llama.cpp's Q5_K_M: matrices in Q5_K, but the embedding, and `attn_qkv` and `ffn_down` of the same
+    /// layers, in Q6_K.
     Q5KM,
     /// Every matrix in Q6_K.
     Q6K,
@@ -105,9 +105,7 @@ impl Recipe {
                 (Recipe::Q4_1, _) => DType::Q4_1,
                 (Recipe::Q6K, _)
                 | (Recipe::Q4KM | Recipe::Q5KM, Role::TokenEmbd | Role::Output) => DType::Q6K,
-                (Recipe::Q5KM, Role::AttnQkvWeight) => DType::Q6K,
-                (Recipe::Q4KM, Role::AttnQkvWeight) => DType::Q5K,
-                (Recipe::Q4KM | Recipe::Q5KM, Role::FfnDownWeight)
+                (Recipe::Q4KM | Recipe::Q5KM, Role::AttnQkvWeight | Role::FfnDownWeight)
                     if tensor.layer.is_some_and(|layer| matters_more(layer, n_layers)) =>
                 {
                     DType::Q6K
@@ -126,7 +124,7 @@ impl Recipe {
     }
 }
 
-/// llama.cpp's choice of the layers whose `ffn_down` gets more bits.
+/// llama.cpp's choice of the layers whose `attn_qkv` and `ffn_down` get more bits.
 const fn matters_more(layer: usize, n_layers: usize) -> bool {
     let eighth = n_layers / 8;
     layer < eighth || layer >= 7 * n_layers / 8 || (layer - eighth) % 3 == 2
@@ -198,20 +196,25 @@ mod tests {
     fn the_mixes_are_llama_cpps() {
         let types = |recipe: Recipe, n_cols: usize| {
             let of = |role, layer| recipe.dtype(TensorId { role, layer }, n_cols, 24);
-            let down = (0..24).map(|layer| of(Role::FfnDownWeight, Some(layer)));
-            let outside = [of(Role::TokenEmbd, None), of(Role::AttnQkvWeight, Some(7))];
+            let down = (0..24).map(|layer| {
+                let down = of(Role::FfnDownWeight, Some(layer));
+                assert_eq!(of(Role::AttnQkvWeight, Some(layer)), down);
+                down
+            });
+            let outside = [of(Role::TokenEmbd, None), of(Role::AttnOutputWeight, Some(7))];
             (outside, of(Role::FfnUpWeight, Some(0)), down.collect::<Vec<_>>())
         };
         let (outside, up, down) = types(Recipe::Q4KM, 512);
-        assert_eq!((outside, up), ([DType::Q6K, DType::Q5K], DType::Q4K));
+        assert_eq!((outside, up), ([DType::Q6K, DType::Q4K], DType::Q4K));
         let more: Vec<_> = (0..24).filter(|&layer| down[layer] == DType::Q6K).collect();
         assert_eq!(more, [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]);
         assert!(down.iter().all(|dtype| matches!(dtype, DType::Q4K | DType::Q6K)));
-        let (outside, up, _) = types(Recipe::Q5KM, 512);
-        assert_eq!((outside, up), ([DType::Q6K; 2], DType::Q5K));
+        let (outside, up, down) = types(Recipe::Q5KM, 512);
+        assert_eq!((outside, up), ([DType::Q6K, DType::Q5K], DType::Q5K));
+        assert_eq!(down.iter().filter(|&&dtype| dtype == DType::Q6K).count(), more.len());
         // Rows that are no whole super-blocks, and no whole blocks.
         let (outside, up, _) = types(Recipe::Q4KM, 96);
-        assert_eq!((outside, up), ([DType::Q8_0; 2], DType::Q4_1));
+        assert_eq!((outside, up), ([DType::Q8_0, DType::Q4_1], DType::Q4_1));
         let (outside, up, down) = types(Recipe::Xq4, 512);
         assert!(outside.iter().chain([&up]).chain(&down).all(|dtype| *dtype == DType::Q4K));
         assert_eq!(types(Recipe::Xq4, 96).1, DType::Q4_0);
