@@ -177,7 +177,7 @@ impl Simd for Neon {
         let line = rows.as_ptr().wrapping_add(at);
         // SAFETY: nothing is read, so that any address will do.
         unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) line, options(nomem, nostack, preserves_flags));
+            asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
         }
     }
 
