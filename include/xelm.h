@@ -269,6 +269,9 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // The set has no router.
 #define XELM_NO_ROUTER 28
 
+// The file's weights are packed, and are needed as a standard file has them.
+#define XELM_PACKED 29
+
 // A pointer is NULL.
 #define XELM_NULL 64
 

@@ -71,6 +71,8 @@ pub const XELM_FOREIGN_STATE: xelm_status = 26;
 pub const XELM_EXPERTS_DIFFER: xelm_status = 27;
 /// The set has no router.
 pub const XELM_NO_ROUTER: xelm_status = 28;
+/// The file's weights are packed, and are needed as a standard file has them.
+pub const XELM_PACKED: xelm_status = 29;
 /// A pointer is NULL.
 pub const XELM_NULL: xelm_status = 64;
 /// Not a handle of this kind, or one that was closed.
@@ -249,6 +251,7 @@ pub extern "C" fn xelm_status_text(status: xelm_status) -> *const c_char {
         XELM_FOREIGN_STATE => c"a saved state of another model, version or session, or damaged",
         XELM_EXPERTS_DIFFER => c"the experts do not fit each other or their set",
         XELM_NO_ROUTER => c"the set has no router",
+        XELM_PACKED => c"the weights are packed",
         XELM_NULL => c"a pointer is NULL",
         XELM_BAD_HANDLE => c"not an open handle",
         XELM_ABI_MISMATCH => c"built for another version of the library",
@@ -310,6 +313,7 @@ mod tests {
             (XELM_FOREIGN_STATE, Error::ForeignState { what: "" }),
             (XELM_EXPERTS_DIFFER, Error::ExpertsDiffer { what: "" }),
             (XELM_NO_ROUTER, Error::NoRouter),
+            (XELM_PACKED, Error::Packed),
         ] {
             assert_eq!(status, error.code(), "{error}");
             // SAFETY: the function returns a C string literal.

@@ -120,6 +120,8 @@ pub enum Error {
     },
     /// The set has no router: experts can be chosen by language only.
     NoRouter,
+    /// The file's weights are packed ([`crate::layout`]), and are needed as a standard file has them.
+    Packed,
     /// The operating system refused a file operation (`errno`, or 0 where it gave none).
     Io {
         /// The operating system's error number.
@@ -159,6 +161,7 @@ impl Error {
             Error::ForeignState { .. } => 26,
             Error::ExpertsDiffer { .. } => 27,
             Error::NoRouter => 28,
+            Error::Packed => 29,
         }
     }
 }
@@ -213,6 +216,9 @@ impl fmt::Display for Error {
             Error::ForeignState { what } => write!(f, "the saved state has another {what}"),
             Error::ExpertsDiffer { what } => write!(f, "the experts differ in {what}"),
             Error::NoRouter => write!(f, "the set has no router: choose by language"),
+            Error::Packed => {
+                write!(f, "its weights are packed: `xelm repack --layout standard` undoes it")
+            }
             Error::Io { errno: 0 } => write!(f, "the operating system refused"),
             Error::Io { errno } => write!(f, "the operating system refused (errno {errno})"),
         }

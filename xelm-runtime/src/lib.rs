@@ -6,7 +6,7 @@
 //! files, a thread pool, CPU detection, and the writers that the offline tools use.
 //!
 //! Floors, each standing on those before it:
-//! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
+//! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`layout`], [`format`] →
 //! [`tokenizer`], [`config`], [`shortlist`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
 //! [`parallel`], [`observe`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also
 //! `mmap`, `pool` → `pack`.
@@ -28,6 +28,7 @@ mod forward;
 pub mod isa;
 pub mod kernels;
 pub mod lang;
+pub mod layout;
 pub mod math;
 mod mixture;
 pub mod observe;
