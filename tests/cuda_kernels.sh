@@ -14,7 +14,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=target/cuda_kernels
-cuda=xelm-train/src/backend/cuda
+# Each folder has kernels, PTX of some names, and the hashes of both.
+train=xelm-train/src/backend/cuda
+runtime=xelm-runtime/src/cuda
 table=docs/cuda_kernels.tsv
 update=
 if [ "${1:-}" = --update ]; then
@@ -36,24 +38,35 @@ fetch_wheels() {
 }
 
 hashes() {
-    (cd "$cuda" && LC_ALL=C && sha256sum kernels/* ptx/*.ptx)
+    (cd "$1" && LC_ALL=C && sha256sum kernels/* ptx/*.ptx)
+}
+
+# Calls $1 with the folder and the name of every PTX file.
+each_ptx() {
+    for name in f32 bf16; do "$1" "$train" "$name"; done
+    "$1" "$runtime" runtime
+}
+
+update_ptx() {
+    cp "$cache/ptx/$2.ptx" "$1/ptx/"
+    hashes "$1" > "$1/ptx/sha256"
+}
+
+compare_ptx() {
+    cmp "$cache/ptx/$2.ptx" "$1/ptx/$2.ptx" || {
+        echo "$1/ptx/$2.ptx is not what the sources compile to: run tests/cuda_kernels.sh --update ptx" >&2
+        exit 1
+    }
 }
 
 ptx() {
     fetch_wheels
-    python3 tests/cuda_ptx.py "$cache/wheels/nvidia" "$cuda/kernels" "$cache/ptx" > "$cache/table.tsv"
+    python3 tests/cuda_ptx.py "$cache/wheels/nvidia" "$cache/ptx" > "$cache/table.tsv"
     if [ -n "$update" ]; then
-        mkdir -p "$cuda/ptx"
-        cp "$cache"/ptx/*.ptx "$cuda/ptx/"
-        hashes > "$cuda/ptx/sha256"
+        each_ptx update_ptx
         cp "$cache/table.tsv" "$table"
     fi
-    for file in f32.ptx bf16.ptx; do
-        cmp "$cache/ptx/$file" "$cuda/ptx/$file" || {
-            echo "$cuda/ptx/$file is not what the sources compile to: run tests/cuda_kernels.sh --update ptx" >&2
-            exit 1
-        }
-    done
+    each_ptx compare_ptx
     cmp "$cache/table.tsv" "$table" || { echo "$table is out of date: --update ptx writes it" >&2; exit 1; }
     cat "$table"
     echo "$(($(wc -l < "$table") - 1)) kernels, none spills; the PTX is as committed"
@@ -84,7 +97,7 @@ shim() {
 
 mutations() {
     build
-    python3 tests/cuda_mutations.py "$cuda/kernels" "$cache/mutant" "$binary"
+    python3 tests/cuda_mutations.py "$train/kernels" "$cache/mutant" "$binary"
 }
 
 for stage in $stages; do

@@ -120,6 +120,18 @@ pub enum Error {
     },
     /// The set has no router: experts can be chosen by language only.
     NoRouter,
+    /// A device cannot be used, or failed.
+    Device {
+        /// What is missing or could not be done.
+        what: &'static str,
+        /// The driver's error number; 0 where it gave none.
+        code: i32,
+    },
+    /// A device has not as much memory left.
+    DeviceFull {
+        /// Bytes the plan asked for.
+        needed: usize,
+    },
     /// The operating system refused a file operation (`errno`, or 0 where it gave none).
     Io {
         /// The operating system's error number.
@@ -159,6 +171,8 @@ impl Error {
             Error::ForeignState { .. } => 26,
             Error::ExpertsDiffer { .. } => 27,
             Error::NoRouter => 28,
+            Error::Device { .. } => 29,
+            Error::DeviceFull { .. } => 30,
         }
     }
 }
@@ -213,6 +227,12 @@ impl fmt::Display for Error {
             Error::ForeignState { what } => write!(f, "the saved state has another {what}"),
             Error::ExpertsDiffer { what } => write!(f, "the experts differ in {what}"),
             Error::NoRouter => write!(f, "the set has no router: choose by language"),
+            Error::Device { what, code: 0 } => write!(f, "{what}"),
+            Error::Device { what, code } => write!(f, "{what} (CUDA error {code})"),
+            Error::DeviceFull { needed } => {
+                write!(f, "the device has not {} MiB left: plan for fewer positions or experts, or end what \
+                     else runs on it", needed.div_ceil(1 << 20))
+            }
             Error::Io { errno: 0 } => write!(f, "the operating system refused"),
             Error::Io { errno } => write!(f, "the operating system refused (errno {errno})"),
         }
