@@ -5,7 +5,7 @@
 #
 #   ptx        compiles them with NVIDIA's NVRTC, compares the PTX with the committed one, assembles it for
 #              four architectures; fails where a kernel spills registers. --update writes PTX and table.
-#   shim       runs every kernel on this CPU, under AddressSanitizer, against the CPU backend
+#   shim       runs every kernel on this CPU, under AddressSanitizer, against the CPU backend and runtime
 #   mutations  plants mistakes in the kernels, one at a time: each must be found
 #
 # Without a stage, all three. Needs Python 3 with pip, a C++ compiler, x86-64 Linux. NVIDIA's wheels (44 MB)
@@ -73,31 +73,34 @@ ptx() {
 }
 
 build() {
-    cargo test --locked -p xelm-tests --test cuda_kernels --no-run 2> "$cache/build.log" || {
+    cargo test --locked -p xelm-tests --test cuda_kernels --test cuda_runtime --no-run 2> "$cache/build.log" || {
         cat "$cache/build.log" >&2
         exit 1
     }
-    binary=$(sed -n 's/.*(\(.*cuda_kernels-[0-9a-f]*\)).*/\1/p' "$cache/build.log")
+    kernels=$(sed -n 's/.*(\(.*cuda_kernels-[0-9a-f]*\)).*/\1/p' "$cache/build.log")
+    sessions=$(sed -n 's/.*(\(.*cuda_runtime-[0-9a-f]*\)).*/\1/p' "$cache/build.log")
 }
 
 shim() {
     build
-    # Memory that the test's process keeps to its end is no leak.
-    LD_PRELOAD=$(c++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-        XELM_SHIM_FLAGS=-fsanitize=address "$binary" --nocapture > "$cache/shim.log" 2>&1 || {
-        grep -vE "^ +[0-9]+: |^ +at " "$cache/shim.log" | tail -60 >&2
-        exit 1
-    }
-    grep -E " cases, | differ by |^test result" "$cache/shim.log"
-    if grep -q skipped "$cache/shim.log"; then
-        echo "the kernels were not executed" >&2
-        exit 1
-    fi
+    for binary in "$kernels" "$sessions"; do
+        # Memory that the test's process keeps to its end is no leak.
+        LD_PRELOAD=$(c++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+            XELM_SHIM_FLAGS=-fsanitize=address "$binary" --nocapture > "$cache/shim.log" 2>&1 || {
+            grep -vE "^ +[0-9]+: |^ +at " "$cache/shim.log" | tail -60 >&2
+            exit 1
+        }
+        grep -E " cases, | differ by | models: |bytes of cache|^test result" "$cache/shim.log"
+        if grep -q skipped "$cache/shim.log"; then
+            echo "the kernels were not executed" >&2
+            exit 1
+        fi
+    done
 }
 
 mutations() {
     build
-    python3 tests/cuda_mutations.py "$train/kernels" "$cache/mutant" "$binary"
+    python3 tests/cuda_mutations.py "$cache/mutant" "$train/kernels" "$kernels" "$runtime/kernels" "$sessions"
 }
 
 for stage in $stages; do

@@ -8,6 +8,7 @@
 #include "launch.cpp"
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 namespace {
@@ -50,6 +51,7 @@ thread_local bool current = false;
 std::map<uint64_t, size_t> allocated; // device memory: address, bytes
 size_t n_allocated = 0;
 int n_handles = 0; // streams, events, page-locked memory, modules, graphs
+std::set<std::string> launched;
 long n_launches = 0, n_graph_launches = 0, n_allocations = 0;
 
 // What was queued on a stream while it was captured.
@@ -105,6 +107,13 @@ extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 extern "C" long fake_count(unsigned what) {
     long counts[] = {n_allocations, n_launches, n_graph_launches};
     return counts[what];
+}
+
+// The first kernel that has not run; null where all have.
+extern "C" const char* fake_never_launched() {
+    for (const Entry& e : entries)
+        if (!launched.count(e.name)) return e.name;
+    return nullptr;
 }
 
 #define CALL(name, ...) extern "C" int name(__VA_ARGS__)
@@ -359,6 +368,7 @@ CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned g
     auto run = [=, kernel = function->bind(args)] {
         unsigned grid[3] = {gx, gy, gz};
         n_launches++;
+        launched.insert(function->name);
         if (!lost()) shim::launch(grid, bx, order, kernel);
     };
     if (capture)

@@ -209,6 +209,18 @@ impl FakeDriver {
         unsafe { set_order(order as c_uint) };
     }
 
+    /// A kernel that has not run yet.
+    pub fn never_launched(&self) -> Option<String> {
+        type Name = unsafe extern "C" fn() -> *const c_char;
+        // SAFETY: the symbol has this type in tests/cuda/fake_driver.cpp.
+        let name = unsafe { self.library.get::<Name>(b"fake_never_launched\0") }.expect("the name");
+        // SAFETY: the function takes nothing and returns a pointer.
+        let name = unsafe { name() };
+        // SAFETY: where it is not null, a string literal of the library.
+        let text = |name| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        (!name.is_null()).then(|| text(name))
+    }
+
     /// What it has counted.
     pub fn counts(&self) -> Counts {
         type Count = unsafe extern "C" fn(c_uint) -> c_long;

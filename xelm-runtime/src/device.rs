@@ -67,7 +67,13 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// The device failed.
-    fn head(&mut self, lanes: &[Lane], n: usize, rows: Range<usize>, logits: &mut [f32]) -> Result<()>;
+    fn head(
+        &mut self,
+        lanes: &[Lane],
+        n: usize,
+        rows: Range<usize>,
+        logits: &mut [f32],
+    ) -> Result<()>;
 
     /// Copies the keys and values of a slot's first `n` positions, `[n_layer, 2, n_head, n, head_dim]`.
     ///

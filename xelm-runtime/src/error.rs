@@ -230,8 +230,12 @@ impl fmt::Display for Error {
             Error::Device { what, code: 0 } => write!(f, "{what}"),
             Error::Device { what, code } => write!(f, "{what} (CUDA error {code})"),
             Error::DeviceFull { needed } => {
-                write!(f, "the device has not {} MiB left: plan for fewer positions or experts, or end what \
-                     else runs on it", needed.div_ceil(1 << 20))
+                write!(
+                    f,
+                    "the device has not {} MiB left: plan for fewer positions or experts, or end what \
+                     else runs on it",
+                    needed.div_ceil(1 << 20)
+                )
             }
             Error::Io { errno: 0 } => write!(f, "the operating system refused"),
             Error::Io { errno } => write!(f, "the operating system refused (errno {errno})"),

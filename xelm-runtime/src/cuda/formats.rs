@@ -60,8 +60,7 @@ pub(super) fn body(dtype: DType) -> Range<usize> {
 /// Copies the bodies or the rests of blocks into `out`.
 pub(super) fn gather(dtype: DType, blocks: &[u8], bodies: bool, out: &mut [u8]) {
     let (body, len) = (body(dtype), dtype.block_bytes());
-    let [first, second] =
-        if bodies { [body, 0..0] } else { [0..body.start, body.end..len] };
+    let [first, second] = if bodies { [body, 0..0] } else { [0..body.start, body.end..len] };
     let out = out.chunks_exact_mut(first.len() + second.len());
     for (block, out) in blocks.chunks_exact(len).zip(out) {
         let (head, tail) = out.split_at_mut(first.len());

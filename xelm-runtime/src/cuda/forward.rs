@@ -240,7 +240,14 @@ impl Forward {
     }
 
     /// Puts activations into 8 bits where the next place takes them so.
-    fn quantize(&self, driver: &Driver, of: Extent, next: Place, x: Ptr, width: usize) -> Result<()> {
+    fn quantize(
+        &self,
+        driver: &Driver,
+        of: Extent,
+        next: Place,
+        x: Ptr,
+        width: usize,
+    ) -> Result<()> {
         let [q, scales] = self.quants(next);
         if matches!(q, Arg::Ptr(Ptr::NULL)) {
             return Ok(());
@@ -299,8 +306,7 @@ impl Forward {
 
         let [q, scales] = self.quants(Place::Layer(layer, Part::AttnOutput));
         let (head, width) = (u32_of(n_head), u32_of(n_embd / n_head));
-        let args =
-            [Arg::Ptr(self.b.att), q, scales, parts, past, u32_of(n_chunks), head, width];
+        let args = [Arg::Ptr(self.b.att), q, scales, parts, past, u32_of(n_chunks), head, width];
         driver.launch(self.kernels.attention_join, [n, n_lanes, 1], &args)
     }
 }

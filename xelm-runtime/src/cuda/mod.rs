@@ -67,11 +67,7 @@ impl Cuda {
     /// # Errors
     /// [`crate::Error::Device`]: no driver, no such card, a card or driver that is too old, a model that the kernels
     /// do not compute. [`crate::Error::DeviceFull`]: it has less memory left than [`plan`] says.
-    pub fn open<'e>(
-        index: usize,
-        experts: impl Into<Ensemble<'e>>,
-        needs: &Needs,
-    ) -> Result<Self> {
+    pub fn open<'e>(index: usize, experts: impl Into<Ensemble<'e>>, needs: &Needs) -> Result<Self> {
         let ensemble = experts.into();
         let layout = Layout::new(&ensemble, needs)?;
         let driver = Driver::open(index, layout.plan.total, layout.plan.staging)?;
@@ -169,7 +165,13 @@ impl Device for Cuda {
         self.forward.layers(&self.driver, of, past + of.n, cancelled)
     }
 
-    fn head(&mut self, lanes: &[Lane], n: usize, rows: Range<usize>, logits: &mut [f32]) -> Result<()> {
+    fn head(
+        &mut self,
+        lanes: &[Lane],
+        n: usize,
+        rows: Range<usize>,
+        logits: &mut [f32],
+    ) -> Result<()> {
         self.driver.enter()?;
         let of = Extent { n_lanes: lanes.len(), n };
         debug_assert_eq!(logits.len(), lanes.len() * rows.len() * self.n_out);

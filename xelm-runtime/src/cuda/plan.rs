@@ -49,20 +49,16 @@ pub(super) enum Part {
     FfnDown,
 }
 
-const PARTS: [Part; 6] = [
-    Part::AttnNorm,
-    Part::AttnQkv,
-    Part::AttnOutput,
-    Part::FfnNorm,
-    Part::FfnUp,
-    Part::FfnDown,
-];
+const PARTS: [Part; 6] =
+    [Part::AttnNorm, Part::AttnQkv, Part::AttnOutput, Part::FfnNorm, Part::FfnUp, Part::FfnDown];
 
 impl Place {
     /// All places of a model with as many layers, in the order of [`Place::index`].
     fn all(n_layer: usize) -> impl Iterator<Item = Place> {
         let layer = |layer| PARTS.into_iter().map(move |part| Place::Layer(layer, part));
-        [Place::Embed, Place::OutputNorm, Place::Head].into_iter().chain((0..n_layer).flat_map(layer))
+        [Place::Embed, Place::OutputNorm, Place::Head]
+            .into_iter()
+            .chain((0..n_layer).flat_map(layer))
     }
 
     /// Its number.
@@ -129,15 +125,15 @@ pub(super) struct Layout<'a> {
 /// The buffers of a pass: M lanes, N tokens, C, F as in [`Config`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffers<P> {
-    pub(super) input: P,  // [1] position, [1] unused, [M] lanes, [N] tokens, 32 bits each, 64 a lane
-    pub(super) x: P,      // [M, N, C] residual stream
-    pub(super) h: P,      // [M, N, C]
-    pub(super) qkv: P,    // [M, N, 3C]
-    pub(super) att: P,    // [M, N, C]
-    pub(super) ff: P,     // [M, N, F]
-    pub(super) q: P,      // [M, N, max(C, F)] activations in 8 bits
+    pub(super) input: P, // [1] position, [1] unused, [M] lanes, [N] tokens, 32 bits each, 64 a lane
+    pub(super) x: P,     // [M, N, C] residual stream
+    pub(super) h: P,     // [M, N, C]
+    pub(super) qkv: P,   // [M, N, 3C]
+    pub(super) att: P,   // [M, N, C]
+    pub(super) ff: P,    // [M, N, F]
+    pub(super) q: P,     // [M, N, max(C, F)] activations in 8 bits
     pub(super) scales: P, // [M, N, max(C, F) / 32] their scales
-    pub(super) parts: P,  // [M, N, H, n_chunks, head_dim + 2] attention to chunks of the keys
+    pub(super) parts: P, // [M, N, H, n_chunks, head_dim + 2] attention to chunks of the keys
     pub(super) logits: P, // [n_logits, n_out]
 }
 

@@ -16,8 +16,8 @@ mod state;
 use crate::arena::Arena;
 use crate::cache::Cache;
 pub use crate::cache::KvType;
-use crate::device::{Device, Lane, Needs};
 use crate::config::Config;
+use crate::device::{Device, Lane, Needs};
 use crate::ensemble::{Active, Ensemble};
 use crate::error::{Error, Result};
 use crate::expert::Expert;
@@ -148,8 +148,7 @@ impl<'m> Parts<'m> {
             Some(lists) => Outputs::carve(arena, lists, config.n_vocab)?,
             None => (Outputs::all(config.n_vocab), config.n_vocab),
         };
-        let buffers = 
-            Buffers::carve(arena, config, n_lanes, n_batch, n_logits, n_out, on_device)?;
+        let buffers = Buffers::carve(arena, config, n_lanes, n_batch, n_logits, n_out, on_device)?;
         let candidates = arena.take(n_out)?;
         let (lanes, group) = (arena.take(n_lanes)?, arena.take(n_lanes)?);
         let steps = arena.take(n_batch.saturating_mul(n_lanes))?;

@@ -2,8 +2,8 @@
 
 use super::{Session, Want};
 use crate::cache::Kv;
-use crate::error::{Error, Result};
 use crate::device::Lane;
+use crate::error::{Error, Result};
 use crate::forward::{Machine, forward, head, spread};
 use crate::mixture::{Routing, Step};
 use core::sync::atomic::Ordering;

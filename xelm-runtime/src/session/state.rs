@@ -59,7 +59,9 @@ impl Session<'_> {
             out.put(&expert.to_le_bytes());
             out.put(&(n_cached as u32).to_le_bytes());
             match (&self.device, &self.parts.cache.kv) {
-                (Some(device), _) => device.save(slot as u32, n_cached, out.room(self.slot_bytes(n_cached)))?,
+                (Some(device), _) => {
+                    device.save(slot as u32, n_cached, out.room(self.slot_bytes(n_cached)))?
+                }
                 (None, Kv::F32(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
                 (None, Kv::F16(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
             }
