@@ -104,8 +104,8 @@ int new_handle(H* handle) {
 
 extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 // Allocations so far, launches so far, graph launches so far.
-extern "C" long fake_count(unsigned what) {
-    long counts[] = {n_allocations, n_launches, n_graph_launches};
+extern "C" int64_t fake_count(unsigned what) {
+    int64_t counts[] = {n_allocations, n_launches, n_graph_launches};
     return counts[what];
 }
 

@@ -2,7 +2,7 @@
 //! the device (`tests/cuda/shim.h`), behind the seam that the driver has.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -223,11 +223,11 @@ impl FakeDriver {
 
     /// What it has counted.
     pub fn counts(&self) -> Counts {
-        type Count = unsafe extern "C" fn(c_uint) -> c_long;
+        type Count = unsafe extern "C" fn(c_uint) -> i64;
         // SAFETY: the symbol has this type in tests/cuda/fake_driver.cpp.
         let count = unsafe { self.library.get::<Count>(b"fake_count\0") }.expect("the counter");
         // SAFETY: the number is one of its three.
-        let of = |what| i64::from(unsafe { count(what) });
+        let of = |what| unsafe { count(what) };
         Counts { allocations: of(0), launches: of(1), graph_launches: of(2) }
     }
 }

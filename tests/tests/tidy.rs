@@ -23,6 +23,7 @@ const UNSAFE: &[&str] = &[
     "tests/src/guarded.rs",                      // memory between guard pages
     "tests/src/shim.rs",                         // calls the kernels compiled for the CPU
     "tests/tests/c_abi.rs",                      // calls the C ABI
+    "tests/tests/c_abi_device.rs",               // calls the C ABI
     "tests/tests/c_abi_ensembles.rs",            // calls the C ABI
     "tests/tests/c_abi_memory.rs",               // calls the C ABI
     "tests/tests/c_abi_states.rs",               // calls the C ABI
