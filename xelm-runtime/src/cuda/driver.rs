@@ -141,7 +141,7 @@ pub(super) struct Driver {
     context: sys::CUcontext,
     stream: sys::CUstream,
     module: sys::CUmodule,
-    memory: Ptr,
+    memory: Vec<Ptr>,
     /// Page-locked memory here, through which numbers travel.
     staging: *mut c_void,
     staging_len: usize,
@@ -155,11 +155,11 @@ unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
 impl Driver {
-    /// Opens a card by its number and takes `n_bytes` of its memory and `n_staged` bytes here.
+    /// Opens a card by its number and takes `n_staged` bytes here.
     ///
     /// # Errors
-    /// No driver, no such card, a card or driver that is too old, not as much memory.
-    pub(super) fn open(index: usize, n_bytes: usize, n_staged: usize) -> Result<Self> {
+    /// No driver, no such card, a card or driver that is too old.
+    pub(super) fn open(index: usize, n_staged: usize) -> Result<Self> {
         let cards = cards()?;
         let missing = "there is no such card (`xelm devices` lists those of this machine)";
         let card = cards.get(index).ok_or(Error::Device { what: missing, code: 0 })?;
@@ -177,7 +177,7 @@ impl Driver {
             context,
             stream: core::ptr::null_mut(),
             module: core::ptr::null_mut(),
-            memory: Ptr::NULL,
+            memory: Vec::new(),
             staging: core::ptr::null_mut(),
             staging_len: n_staged,
             graphs: Vec::new(),
@@ -198,12 +198,6 @@ impl Driver {
             };
             cannot(what)(error)
         })?;
-        // SAFETY: memory without type; every kernel that reads it is told its extent.
-        let memory = unsafe { result::malloc_sync(n_bytes.max(1)) };
-        driver.memory = memory.map(Ptr).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceFull { needed: n_bytes },
-            _ => wrong()(error),
-        })?;
         // SAFETY: memory without type, freed in `drop`.
         driver.staging = unsafe { result::malloc_host(n_staged.max(1), 0) }.map_err(wrong())?;
         // SAFETY: as many bytes have just been allocated.
@@ -211,9 +205,19 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Where the memory begins.
-    pub(super) fn memory(&self) -> Ptr {
-        self.memory
+    /// Takes memory of the card; it is given back with `self`. Only what is opened does so.
+    ///
+    /// # Errors
+    /// [`Error::DeviceFull`].
+    pub(super) fn allocate(&mut self, n_bytes: usize) -> Result<Ptr> {
+        // SAFETY: memory without type; every kernel that reads it is told its extent.
+        let memory = unsafe { result::malloc_sync(n_bytes.max(1)) };
+        let memory = memory.map(Ptr).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceFull { needed: n_bytes },
+            _ => cannot("cannot take memory of the card")(error),
+        })?;
+        self.memory.push(memory);
+        Ok(memory)
     }
 
     /// Makes the card the calling thread's. Every sequence of calls begins with it.
@@ -293,7 +297,7 @@ impl Driver {
         }
         let [x, y, z] = grid.map(|n| n as u32);
         // SAFETY: the arguments are those of the kernel (the tests run every launch through a stand-in that
-        // executes it under AddressSanitizer), and the addresses among them lie in `memory`. The driver copies
+        // executes it under AddressSanitizer), and the addresses among them lie in its memory. The driver copies
         // them during the call.
         unsafe {
             result::launch_kernel(function, (x, y, z), (BLOCK, 1, 1), 0, self.stream, &mut pointers)
@@ -405,9 +409,9 @@ impl Drop for Driver {
             // SAFETY: nothing of it runs any more.
             let _ = unsafe { result::graph::exec_destroy(*graph) };
         }
-        if self.memory != Ptr::NULL {
-            // SAFETY: allocated in `open`, and nothing uses it any more.
-            let _ = unsafe { result::free_sync(self.memory.0) };
+        for memory in &self.memory {
+            // SAFETY: allocated by this driver, and nothing uses it any more.
+            let _ = unsafe { result::free_sync(memory.0) };
         }
         if !self.staging.is_null() {
             // SAFETY: as above.

@@ -1,8 +1,8 @@
 //! An NVIDIA card as a session's device.
 //!
 //! A card holds the weights of all experts that are present, in the formats of their files, and one session's keys,
-//! values and buffers, in one block of its memory that is taken when it is opened; nothing is allocated
-//! afterwards, here or there. Products of quantised weights take activations in 8 bits and sum up exact integers
+//! values and buffers, in memory that is taken when it is opened; nothing is allocated afterwards, here or
+//! there. Products of quantised weights take activations in 8 bits and sum up exact integers
 //! in single precision, as this processor does, in another order. A token that is decoded is one graph of kernels
 //! whose arguments lie in the card's memory; logits come back to be mixed and sampled.
 //!
@@ -19,7 +19,7 @@ mod plan;
 use crate::config::Config;
 use crate::device::{Device, Lane, Needs};
 use crate::ensemble::Ensemble;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quant::DType;
 use core::ops::Range;
 use driver::{Driver, Rows};
@@ -70,13 +70,22 @@ impl Cuda {
     pub fn open<'e>(index: usize, experts: impl Into<Ensemble<'e>>, needs: &Needs) -> Result<Self> {
         let ensemble = experts.into();
         let layout = Layout::new(&ensemble, needs)?;
-        let driver = Driver::open(index, layout.plan.total, layout.plan.staging)?;
-        upload(&driver, &layout)?;
+        let mut driver = Driver::open(index, layout.plan.staging)?;
+        let needed = layout.plan.total;
+        let mut take = |n| {
+            driver.allocate(n).map_err(|error| match error {
+                // What all of it takes is what must be free.
+                Error::DeviceFull { .. } => Error::DeviceFull { needed },
+                other => other,
+            })
+        };
+        // Apart, so that tools see who reads beyond the end of one.
+        let (weights, kv) = (take(layout.plan.weights)?, take(layout.plan.kv)?);
+        let buffers = layout.buffers.try_map(take)?;
+        upload(&driver, &layout, weights)?;
         let (config, n_experts) = (*ensemble.config(), ensemble.len());
         let places = layout.sites.len() / n_experts;
         let formats = (0..places).map(|place| layout.formats(n_experts, place)).collect();
-        let address = |offset| driver.memory().offset(offset);
-        let (buffers, kv) = (layout.buffers.map(address), address(layout.kv));
         let forward = Forward::new(
             &driver,
             config,
@@ -86,7 +95,7 @@ impl Cuda {
             needs.kv,
             needs.n_lanes,
             formats,
-            (address(layout.table), kv, buffers),
+            (weights.offset(layout.table), kv, buffers),
         )?;
         let mut cuda = Cuda {
             driver,
@@ -195,8 +204,8 @@ impl Device for Cuda {
 }
 
 /// Copies weights to the card, and the table by which the kernels find them.
-fn upload(driver: &Driver, layout: &Layout<'_>) -> Result<()> {
-    let address = |offset| driver.memory().offset(offset);
+fn upload(driver: &Driver, layout: &Layout<'_>, weights: driver::Ptr) -> Result<()> {
+    let address = |offset| weights.offset(offset);
     let mut table = vec![0u8; layout.sites.len() * SITE];
     for (site, entry) in layout.sites.iter().zip(table.chunks_exact_mut(SITE)) {
         let Some(Placed { matrix, bias, body, rest, bias_at, is_shared }) = *site else { continue };

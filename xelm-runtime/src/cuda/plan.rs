@@ -1,5 +1,5 @@
-//! Where everything lies in the one block of a card's memory that a session takes. A pure function of experts and
-//! needs: it can be computed without a card.
+//! What a session takes of a card's memory, and where each weight lies. A pure function of experts and needs: it
+//! can be computed without a card.
 
 use super::formats::{FORMATS, body};
 use super::{CHUNK, MAX_HEAD_DIM};
@@ -96,7 +96,7 @@ impl Place {
     }
 }
 
-/// What an expert has at a place, and where it lies, in bytes from the beginning.
+/// What an expert has at a place, and where it lies, in bytes from where the weights begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed<'a> {
     pub(super) matrix: Matrix<'a>,
@@ -109,14 +109,14 @@ pub(super) struct Placed<'a> {
     pub(super) is_shared: bool,
 }
 
-/// Everything, in bytes from the beginning.
+/// Everything.
 #[derive(Debug)]
 pub(super) struct Layout<'a> {
     /// `[place][expert]`; `None` where an expert is not present.
     pub(super) sites: Vec<Option<Placed<'a>>>,
-    /// The table of [`Layout::sites`] as the kernels read it.
+    /// The table of [`Layout::sites`] as the kernels read it, from where the weights begin.
     pub(super) table: usize,
-    pub(super) kv: usize,
+    /// Bytes of each buffer.
     pub(super) buffers: Buffers<usize>,
     pub(super) n_out: usize,
     pub(super) plan: Plan,
@@ -138,20 +138,23 @@ pub(super) struct Buffers<P> {
 }
 
 impl<P> Buffers<P> {
-    /// The same with addresses for offsets, say.
-    pub(super) fn map<Q>(self, of: impl Fn(P) -> Q) -> Buffers<Q> {
-        Buffers {
-            input: of(self.input),
-            x: of(self.x),
-            h: of(self.h),
-            qkv: of(self.qkv),
-            att: of(self.att),
-            ff: of(self.ff),
-            q: of(self.q),
-            scales: of(self.scales),
-            parts: of(self.parts),
-            logits: of(self.logits),
-        }
+    /// Memory for sizes.
+    ///
+    /// # Errors
+    /// That of `of`.
+    pub(super) fn try_map<Q>(self, mut of: impl FnMut(P) -> Result<Q>) -> Result<Buffers<Q>> {
+        Ok(Buffers {
+            input: of(self.input)?,
+            x: of(self.x)?,
+            h: of(self.h)?,
+            qkv: of(self.qkv)?,
+            att: of(self.att)?,
+            ff: of(self.ff)?,
+            q: of(self.q)?,
+            scales: of(self.scales)?,
+            parts: of(self.parts)?,
+            logits: of(self.logits)?,
+        })
     }
 }
 
@@ -162,21 +165,12 @@ const SCALE: usize = 8;
 /// What every part is aligned to.
 const ALIGN: usize = 256;
 
-/// Bytes that are taken one part after the other.
-struct Carver {
-    used: usize,
-}
-
-impl Carver {
-    /// The offset of `n` elements of `size` bytes.
-    fn take(&mut self, n: &[usize], size: usize) -> Result<usize> {
-        let overflow = Error::OutOfRange { what: "a memory size" };
-        let bytes = n.iter().try_fold(size, |bytes, n| bytes.checked_mul(*n)).ok_or(overflow)?;
-        let at = self.used;
-        let end = at.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(ALIGN));
-        self.used = end.filter(|&end| end <= isize::MAX as usize).ok_or(overflow)?;
-        Ok(at)
-    }
+/// Bytes of `n` elements of `size` bytes, up to the next aligned address.
+fn bytes(n: &[usize], size: usize) -> Result<usize> {
+    let bytes = n.iter().try_fold(size, |bytes, n| bytes.checked_mul(*n));
+    let bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
+    let possible = bytes.filter(|&bytes| bytes <= isize::MAX as usize / 64);
+    possible.ok_or(Error::OutOfRange { what: "a memory size" })
 }
 
 /// The memory that [`super::Cuda::open`] takes of a card.
@@ -204,7 +198,12 @@ impl<'a> Layout<'a> {
             Some(lists) => Outputs::carve(&mut Arena::measure(), lists, n_vocab)?,
             None => (Outputs::all(n_vocab), n_vocab),
         };
-        let mut carver = Carver { used: 0 };
+        let mut weights = 0;
+        let mut take = |n: usize, size: usize| -> Result<usize> {
+            let at = weights;
+            weights += bytes(&[n], size)?;
+            Ok(at)
+        };
         let mut sites: Vec<Option<Placed<'a>>> = Vec::new();
         for place in Place::all(n_layer) {
             for index in 0..ensemble.len() {
@@ -224,41 +223,38 @@ impl<'a> Layout<'a> {
                 sites.push(Some(Placed {
                     matrix,
                     bias,
-                    body: carver.take(&[n_blocks], n_body)?,
-                    rest: carver.take(&[n_blocks], n_rest)?,
-                    bias_at: carver.take(&[bias.len()], size_of::<f32>())?,
+                    body: take(n_blocks, n_body)?,
+                    rest: take(n_blocks, n_rest)?,
+                    bias_at: take(bias.len(), size_of::<f32>())?,
                     is_shared: false,
                 }));
             }
         }
-        let table = carver.take(&[sites.len()], SITE)?;
-        let weights = carver.used;
-        let kv_at = carver.take(&[n_slots, n_layer, 2, n_ctx, n_embd], kv.size())?;
-        let kv_end = carver.used;
+        let table = take(sites.len(), SITE)?;
+        let kv = bytes(&[n_slots, n_layer, 2, n_ctx, n_embd], kv.size())?;
         let (word, widest) = (size_of::<f32>(), n_embd.max(n_ff));
-        let mut floats = |n: &[usize]| carver.take(n, word);
         let input_words = 2 + 2 * n_lanes + n_batch;
+        let n_chunks = n_ctx.div_ceil(CHUNK);
         let buffers = Buffers {
-            input: floats(&[input_words])?,
-            x: floats(&[n_lanes, n_batch, n_embd])?,
-            h: floats(&[n_lanes, n_batch, n_embd])?,
-            qkv: floats(&[n_lanes, n_batch, 3, n_embd])?,
-            att: floats(&[n_lanes, n_batch, n_embd])?,
-            ff: floats(&[n_lanes, n_batch, n_ff])?,
-            parts: floats(&[n_lanes, n_batch, n_head, n_ctx.div_ceil(CHUNK), head_dim + 2])?,
-            logits: floats(&[n_logits, n_out])?,
-            q: carver.take(&[n_lanes, n_batch, widest], 1)?,
-            scales: carver.take(&[n_lanes, n_batch, widest.div_ceil(BLOCK)], SCALE)?,
+            input: bytes(&[input_words], word)?,
+            x: bytes(&[n_lanes, n_batch, n_embd], word)?,
+            h: bytes(&[n_lanes, n_batch, n_embd], word)?,
+            qkv: bytes(&[n_lanes, n_batch, 3, n_embd], word)?,
+            att: bytes(&[n_lanes, n_batch, n_embd], word)?,
+            ff: bytes(&[n_lanes, n_batch, n_ff], word)?,
+            q: bytes(&[n_lanes, n_batch, widest], 1)?,
+            scales: bytes(&[n_lanes, n_batch, widest.div_ceil(BLOCK)], SCALE)?,
+            parts: bytes(&[n_lanes, n_batch, n_head, n_chunks, head_dim + 2], word)?,
+            logits: bytes(&[n_logits, n_out], word)?,
         };
-        let total = carver.used;
-        let plan = Plan {
-            weights,
-            kv: kv_end - weights,
-            scratch: total - kv_end,
-            total,
-            staging: (n_logits * n_out).max(input_words) * word,
-        };
-        Ok(Layout { sites, table, kv: kv_at, buffers, n_out, plan })
+        let mut scratch = 0;
+        buffers.try_map(|bytes| {
+            scratch += bytes;
+            Ok(())
+        })?;
+        let staging = bytes(&[n_logits, n_out], word)?.max(buffers.input);
+        let plan = Plan { weights, kv, scratch, total: weights + kv + scratch, staging };
+        Ok(Layout { sites, table, buffers, n_out, plan })
     }
 
     /// The formats that a place's matrices are in, as a bit for each of [`FORMATS`].
