@@ -274,11 +274,13 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // The set has no router.
 #define XELM_NO_ROUTER 28
 
+// The file's weights are packed, and are needed as a standard file has them.
+#define XELM_PACKED 29
 // A device cannot be used, or failed.
-#define XELM_DEVICE 29
+#define XELM_DEVICE 30
 
 // A device has not as much memory left as was planned.
-#define XELM_DEVICE_FULL 30
+#define XELM_DEVICE_FULL 31
 
 // A pointer is NULL.
 #define XELM_NULL 64

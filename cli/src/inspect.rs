@@ -5,10 +5,13 @@ use crate::{Result, print_line};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use xelm_runtime::format::{Array, Value};
+use xelm_runtime::expert::Expert;
+use xelm_runtime::format::{Array, Gguf, Value, keys};
+use xelm_runtime::layout::Layout;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::SetFolder;
 use xelm_runtime::pool::THREAD_STACK;
+use xelm_runtime::quant::DType;
 use xelm_runtime::session::{Mixing, Options, Session};
 use xelm_runtime::set::{Row, SET_FILE};
 
@@ -36,6 +39,20 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Names of the tensors' types; of packed weights, what is packed.
+fn types(gguf: &Gguf<'_>) -> Vec<String> {
+    if gguf.get(keys::PACKED_LAYOUT).is_some()
+        && let Ok(types) = Expert::types(gguf)
+    {
+        let name = |(dtype, layout): (DType, Layout)| match layout {
+            Layout::Packed => format!("packed {}", dtype.name()),
+            Layout::Standard => dtype.name().to_owned(),
+        };
+        return types.map(name).collect();
+    }
+    gguf.tensors().map(|tensor| tensor.dtype.name().to_owned()).collect()
+}
+
 /// Elements of an array that are shown.
 const SHOWN: usize = 20;
 
@@ -47,10 +64,12 @@ impl Args {
         let gguf = file.gguf().map_err(|e| format!("{}: {e}", path.display()))?;
         let metadata: Map<String, Json> =
             gguf.metadata().map(|(key, value)| (key.to_owned(), show(value))).collect();
+        let types = types(&gguf);
         let tensors: Vec<Json> = gguf
             .tensors()
-            .map(|t| {
-                json!({"name": t.name, "type": t.dtype.name(), "shape": &t.dims[..t.n_dims], "bytes": t.bytes.len()})
+            .zip(&types)
+            .map(|(t, of)| {
+                json!({"name": t.name, "type": of, "shape": &t.dims[..t.n_dims], "bytes": t.bytes.len()})
             })
             .collect();
         let plan = self.plan(threads)?;
@@ -65,12 +84,12 @@ impl Args {
         for (key, value) in &metadata {
             print_line(format_args!("{key}\t{value}"))?;
         }
-        let mut types: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for tensor in gguf.tensors() {
-            let (n, bytes) = types.entry(tensor.dtype.name()).or_default();
+        let mut sums: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for (tensor, of) in gguf.tensors().zip(types) {
+            let (n, bytes) = sums.entry(of).or_default();
             (*n, *bytes) = (*n + 1, *bytes + tensor.bytes.len());
         }
-        for (dtype, (n, bytes)) in types {
+        for (dtype, (n, bytes)) in sums {
             print_line(format_args!("{n} tensors of type {dtype}\t{bytes} bytes"))?;
         }
         if let Some(plan) = plan {

@@ -26,6 +26,7 @@ mod pack;
 mod pretrain;
 mod progress;
 mod quantize;
+mod repack;
 mod report;
 mod score;
 mod set;
@@ -88,6 +89,7 @@ enum Command {
     Quantize(quantize::Args),
     Shortlist(shortlist::Args),
     Trim(trim::Args),
+    Repack(repack::Args),
     #[command(subcommand)]
     Set(set::Command),
     Verify(verify::Args),
@@ -146,6 +148,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Quantize(args) => args.run(),
         Command::Shortlist(args) => args.run(),
         Command::Trim(args) => args.run(),
+        Command::Repack(args) => args.run(),
         Command::Set(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Eval(command) => command.run(),

@@ -12,12 +12,14 @@ mod error;
 mod grid;
 mod imatrix;
 mod recipe;
+mod repack;
 mod rows;
 mod search;
 
 pub use error::{Error, Result};
 pub use imatrix::{Collector, Imatrix};
 pub use recipe::{Options, Override, Recipe};
+pub use repack::repack_file;
 pub use rows::{RowError, quantize_row};
 
 use convert::{Guide, converted, with_loss};
@@ -27,6 +29,7 @@ use std::path::Path;
 use xelm_runtime::config::TensorId;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Writer, keys};
+use xelm_runtime::layout::Layout;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::{MANIFEST, write_manifest};
 use xelm_runtime::quant::DType;
@@ -107,8 +110,11 @@ pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>
         }
     }
     body.finish().map_err(file(to))?.commit().map_err(io(to))?;
-    let size = |path: &Path| Ok(std::fs::metadata(path).map_err(io(path))?.len());
     Ok(Sizes { before: size(from)?, after: size(to)? })
+}
+
+fn size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(io(path))?.len())
 }
 
 /// The sum of the importance matrices for the expert file `path`, which must be those of its matrices.
@@ -139,7 +145,7 @@ pub fn plan_file<'a>(from: &Path, options: impl Into<Options<'a>>) -> Result<Pla
     let input = MappedFile::open(from).map_err(io(from))?;
     let gguf = input.gguf().map_err(file(from))?;
     let (types, writer) = described(&gguf, from, &options.into())?;
-    let before = std::fs::metadata(from).map_err(io(from))?.len();
+    let before = size(from)?;
     let planned = |(tensor, to): &(Tensor<'_>, DType)| Planned {
         name: tensor.name.to_owned(),
         dims: tensor.dims[..tensor.n_dims].to_vec(),
@@ -160,7 +166,7 @@ fn described<'a>(
     options: &Options<'_>,
 ) -> Result<(Vec<(Tensor<'a>, DType)>, Writer)> {
     // Only whole models: a set or a checkpoint would be quantised into nonsense.
-    let (config, _) = Expert::check(gguf).map_err(file(path))?;
+    let (config, _) = Expert::check_standard(gguf).map_err(file(path))?;
     let mut types = Vec::new();
     let mut used = vec![false; options.overrides.len()];
     for tensor in gguf.tensors() {
@@ -212,6 +218,23 @@ fn header(gguf: &Gguf<'_>, recipe: Recipe) -> Writer {
 /// As [`quantize_file`]; an expert file is missing.
 pub fn quantize_set<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
     let options = options.into();
+    convert_set(from, to, |from, to| quantize_file(from, to, options))
+}
+
+/// Writes every expert of a set in another layout into the folder `to`, with its `set.gguf` and manifest.
+///
+/// # Errors
+/// As [`repack_file`]; an expert file is missing.
+pub fn repack_set(from: &Path, to: &Path, layout: Layout) -> Result<Sizes> {
+    convert_set(from, to, |from, to| repack_file(from, to, layout))
+}
+
+/// Makes a set of another one, expert by expert.
+fn convert_set(
+    from: &Path,
+    to: &Path,
+    mut convert: impl FnMut(&Path, &Path) -> Result<Sizes>,
+) -> Result<Sizes> {
     let path = from.join(SET_FILE);
     let input = MappedFile::open(&path).map_err(io(&path))?;
     let gguf = input.gguf().map_err(file(&path))?;
@@ -220,7 +243,7 @@ pub fn quantize_set<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>)
     let (mut sizes, mut hashes) = (Vec::new(), Vec::new());
     for entry in set.entries() {
         let target = to.join(entry.file);
-        let Sizes { before, after } = quantize_file(&from.join(entry.file), &target, options)?;
+        let Sizes { before, after } = convert(&from.join(entry.file), &target)?;
         total.before += before;
         total.after += after;
         let (size, sha256) = file_identity(&target).map_err(io(&target))?;

@@ -95,7 +95,7 @@ pub fn cases(folder: &Path) -> Vec<Case> {
     let groups = Config { n_embd: 96, n_head: 3, n_ff: 160, activation: tanh, ..narrow };
     let awkward = Config { n_embd: 20, n_head: 2, n_ff: 36, activation: relu, ..narrow };
     let mut cases = Vec::new();
-    for config in [base, groups, awkward] {
+    for config in [awkward, groups, base] {
         let plain = folder.join(format!("{}-plain.gguf", config.n_embd));
         write(&plain, &config);
         for dtype in DType::ALL.into_iter().filter(|dtype| dtype.holds_weights()) {

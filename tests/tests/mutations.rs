@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use xelm_runtime::Error;
 use xelm_runtime::arena::Arena;
@@ -37,7 +37,11 @@ static FILES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     let args = ["shortlist".as_ref(), "--set".as_ref(), set.as_os_str()].into_iter().chain(args);
     let args = args.chain([corpus.as_os_str(), "--out".as_ref(), short.as_os_str()]);
     XELM.run(&args.collect::<Vec<_>>());
-    for set in [Path::new("set"), Path::new("set-q8_0"), Path::new("set-q4_0"), &short] {
+    let packed = short.with_file_name("packed");
+    let args = ["repack", "--set", short.to_str().unwrap(), "--out", packed.to_str().unwrap()];
+    XELM.run(&args);
+    let sets = ["set", "set-q8_0", "set-q4_0"].map(|name| run.join(name));
+    for set in sets.iter().chain([&short, &packed]) {
         let entries = fs::read_dir(run.join(set)).unwrap().map(|e| e.unwrap().path());
         let is_expert = |p: &PathBuf| {
             p.extension().is_some_and(|extension| extension == "gguf") && !p.ends_with("set.gguf")

@@ -138,3 +138,68 @@ fn importances_of_a_set() {
     let args = ["imatrix", "--set", set, "--corpus", corpus, "--languages", "fr", "--out", "x"];
     assert!(XELM.fails(&args).contains("no expert of the set speaks \"fr\""));
 }
+
+/// Packed files compute the same numbers, and unpacking gives the files back, byte for byte; their last rows, which
+/// fill no panel, and shortlists included.
+#[test]
+fn packing_changes_no_number_and_is_undone() {
+    let folder = XELM.folder("packing");
+    let short = folder.join("short");
+    let (set, corpus) = (RUN.join("set-q8_0"), RUN.join("../corpus"));
+    let args = ["shortlist", "--coverage", "0.9", "--set", text(&set), "--corpus", text(&corpus)];
+    XELM.run(&[&args[..], &["--out", text(&short)]].concat());
+    for set in [RUN.join("set"), RUN.join("set-q4_0"), short] {
+        let (packed, back) = (folder.join("packed"), folder.join("back"));
+        let repack = |from: &Path, layout: &str, to: &Path| {
+            let args = ["repack", "--set", text(from), "--layout", layout, "--out", text(to)];
+            json(&[&args[..], &["--json"]].concat())
+        };
+        let made = repack(&set, "packed", &packed);
+        repack(&packed, "standard", &back);
+        for file in ["de-el.gguf", "ja-ko.gguf", "set.gguf"] {
+            let [before, after] = [&set, &back].map(|set| fs::read(set.join(file)).unwrap());
+            assert!(before == after, "{file} of {}", set.display());
+        }
+        let grown = number(&made, "bytes") - number(&made, "bytes_before");
+        assert!((0.0..10_000.0).contains(&grown), "{grown} bytes more");
+        XELM.run(&["verify", "--set", text(&packed)]);
+        let [write, score] =
+            [&["generate", "--prompt", "Am Morgen"][..], &["score", "--text", "Ξένος"]];
+        for task in [write, score] {
+            for experts in ["1", "2"] {
+                let run = |set: &Path| {
+                    let args =
+                        ["--set", text(set), "--ensemble", experts, "--threads", "1", "--json"];
+                    XELM.run(&[task, &args].concat())
+                };
+                assert_eq!(run(&packed), run(&set), "{task:?} {}", set.display());
+            }
+        }
+        fs::remove_dir_all(&packed).unwrap();
+        fs::remove_dir_all(&back).unwrap();
+    }
+}
+
+/// What copies or converts rows wants them one after the other.
+#[test]
+fn packed_weights_are_not_converted() {
+    let folder = XELM.folder("packed_once");
+    let (expert, packed) = (RUN.join("set-q8_0/de-el.gguf"), folder.join("packed.gguf"));
+    XELM.run(&["repack", "--expert", text(&expert), "--out", text(&packed)]);
+    let inspected = XELM.run(&["inspect", text(&packed)]);
+    assert!(inspected.contains("tensors of type packed q8_0"), "{inspected}");
+    let (packed, out, corpus) = (text(&packed), folder.join("out"), RUN.join("../corpus"));
+    let restrict = ["--expert", packed, "--corpus", text(&corpus), "--out", text(&out)];
+    for args in [
+        vec!["quantize", "--expert", packed, "--type", "q4_0", "--out", text(&out)],
+        [&["shortlist"], &restrict[..]].concat(),
+        [&["trim"], &restrict[..]].concat(),
+        vec!["export", "--expert", packed, "--hf", text(&out)],
+    ] {
+        let error = XELM.fails(&args);
+        assert!(error.contains("weights are packed"), "{args:?}: {error}");
+        assert!(!out.exists());
+    }
+    let error = XELM.fails(&["repack", "--expert", packed, "--out", packed]);
+    assert!(error.contains("overwrite"), "{error}");
+}

@@ -120,6 +120,8 @@ pub enum Error {
     },
     /// The set has no router: experts can be chosen by language only.
     NoRouter,
+    /// The file's weights are packed ([`crate::layout`]), and are needed as a standard file has them.
+    Packed,
     /// A device cannot be used, or failed.
     Device {
         /// What is missing or could not be done.
@@ -171,8 +173,9 @@ impl Error {
             Error::ForeignState { .. } => 26,
             Error::ExpertsDiffer { .. } => 27,
             Error::NoRouter => 28,
-            Error::Device { .. } => 29,
-            Error::DeviceFull { .. } => 30,
+            Error::Packed => 29,
+            Error::Device { .. } => 30,
+            Error::DeviceFull { .. } => 31,
         }
     }
 }
@@ -227,6 +230,9 @@ impl fmt::Display for Error {
             Error::ForeignState { what } => write!(f, "the saved state has another {what}"),
             Error::ExpertsDiffer { what } => write!(f, "the experts differ in {what}"),
             Error::NoRouter => write!(f, "the set has no router: choose by language"),
+            Error::Packed => {
+                write!(f, "its weights are packed: `xelm repack --layout standard` undoes it")
+            }
             Error::Device { what, code: 0 } => write!(f, "{what}"),
             Error::Device { what, code } => write!(f, "{what} (CUDA error {code})"),
             Error::DeviceFull { needed } => {

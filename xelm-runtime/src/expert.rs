@@ -2,17 +2,20 @@
 
 use crate::config::{Config, MAX_LAYERS, Role, TensorId, inventory};
 use crate::error::{Error, Result};
-use crate::format::{Gguf, Tensor, keys};
+use crate::format::{Array, Gguf, Tensor, ValueType, keys};
+use crate::layout::{Layout, MAX_BLOCK_BYTES, PACKED_LAYOUT, PANEL, unpack_block};
 use crate::quant::{DType, dequantize_row};
 use crate::shortlist::{Outputs, Shortlist};
 use crate::tokenizer::Tokenizer;
 use bytemuck::AnyBitPattern;
 
-/// A weight matrix in the file, row-major `[n_rows, n_cols]`.
+/// A weight matrix `[n_rows, n_cols]` in the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     /// How the numbers are stored.
     pub dtype: DType,
+    /// How rows lie; [`Layout::Standard`] unless the type is a quantised one.
+    pub layout: Layout,
     /// Outputs.
     pub n_rows: usize,
     /// Inputs.
@@ -22,7 +25,8 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    const EMPTY: Self = Matrix { dtype: DType::F32, n_rows: 0, n_cols: 0, bytes: &[] };
+    const EMPTY: Self =
+        Matrix { dtype: DType::F32, layout: Layout::Standard, n_rows: 0, n_cols: 0, bytes: &[] };
 
     /// The matrix as elements (numbers or blocks) of its stored type. Opening has checked the
     /// alignment, so the cast succeeds.
@@ -31,14 +35,81 @@ impl<'a> Matrix<'a> {
         bytemuck::try_cast_slice(self.bytes).unwrap_or_default()
     }
 
+    /// Bytes of a row.
+    fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.n_rows
+    }
+
+    /// The panel that the row `row`, which exists, is interleaved in, if it is.
+    #[inline(always)]
+    fn panel(&self, row: usize) -> Option<&'a [u8]> {
+        let first = row - row % PANEL;
+        let is_packed = self.layout == Layout::Packed && first + PANEL <= self.n_rows;
+        is_packed.then(|| &self.bytes[first * self.row_bytes()..][..PANEL * self.row_bytes()])
+    }
+
+    /// Block `i` of row `row`, which exist.
+    #[inline(always)]
+    pub(crate) fn block<B: AnyBitPattern>(&self, row: usize, i: usize) -> B {
+        let mut room = [0; MAX_BLOCK_BYTES];
+        let block = &mut room[..size_of::<B>()];
+        self.read_block(row, i, block);
+        bytemuck::pod_read_unaligned(block)
+    }
+
+    /// Reads its bytes.
+    #[inline(always)]
+    fn read_block(&self, row: usize, i: usize, block: &mut [u8]) {
+        match self.panel(row) {
+            Some(panel) => unpack_block(self.dtype, panel, row % PANEL, i, block),
+            None => {
+                let at = row * self.row_bytes() + i * block.len();
+                block.copy_from_slice(&self.bytes[at..at + block.len()]);
+            }
+        }
+    }
+
+    /// Copies row `row`, which exists, as a standard file has it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn standard_row(&self, row: usize, out: &mut [u8]) {
+        for (i, block) in out.chunks_exact_mut(self.dtype.block_bytes()).enumerate() {
+            self.read_block(row, i, block);
+        }
+    }
+
+    /// Whether row `row` is byte for byte row `other` of `of`, a matrix of the same type and width; both exist.
+    fn has_row(&self, row: usize, of: &Matrix<'_>, other: usize) -> bool {
+        let len = self.dtype.block_bytes();
+        (0..self.row_bytes() / len).all(|i| {
+            let mut blocks = [[0; MAX_BLOCK_BYTES]; 2];
+            self.read_block(row, i, &mut blocks[0][..len]);
+            of.read_block(other, i, &mut blocks[1][..len]);
+            blocks[0] == blocks[1]
+        })
+    }
+
     /// Row `row` in f32.
     ///
     /// # Errors
     /// `out` does not have `n_cols` elements, or the row does not exist.
     pub fn row(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        let len = self.dtype.row_bytes(self.n_cols).unwrap_or(0);
-        let bytes = self.bytes.get(row * len..(row + 1) * len);
-        dequantize_row(self.dtype, bytes.ok_or(Error::OutOfRange { what: "a row" })?, out)
+        if row >= self.n_rows {
+            return Err(Error::OutOfRange { what: "a row" });
+        }
+        let Some(panel) = self.panel(row) else {
+            let bytes = &self.bytes[row * self.row_bytes()..][..self.row_bytes()];
+            return dequantize_row(self.dtype, bytes, out);
+        };
+        if out.len() != self.n_cols {
+            return Err(Error::OutOfRange { what: "row length" });
+        }
+        let mut room = [0; MAX_BLOCK_BYTES];
+        let block = &mut room[..self.dtype.block_bytes()];
+        for (i, out) in out.chunks_exact_mut(self.dtype.block_len()).enumerate() {
+            unpack_block(self.dtype, panel, row % PANEL, i, block);
+            dequantize_row(self.dtype, block, out)?;
+        }
+        Ok(())
     }
 }
 
@@ -112,10 +183,11 @@ impl<'a> Expert<'a> {
             return Err(Error::OutOfRange { what: keys::TOKENS });
         }
         let shortlist = Shortlist::read(gguf, config.n_vocab)?;
+        let storage = Storage::read(gguf)?;
         // One bit for each role, in the layers and, at 0, outside them.
         let mut seen = [0u32; MAX_LAYERS + 1];
         let place = |id: &TensorId| (id.layer.map_or(0, |l| l + 1), 1u32 << id.role as u32);
-        for tensor in gguf.tensors() {
+        for (i, tensor) in gguf.tensors().enumerate() {
             let id = TensorId::parse(tensor.name);
             // A tensor that the model does not have would silently change what is computed
             // (an untied output layer, for instance).
@@ -124,7 +196,7 @@ impl<'a> Expert<'a> {
                 .filter(|id| id.layer.is_none_or(|l| l < config.n_layer))
                 .filter(|id| id.role != Role::Output || shortlist.is_some())
                 .ok_or(unknown)?;
-            checked(&tensor, id, &config, shortlist)?;
+            checked(&tensor, storage.of(i, &tensor), id, &config, shortlist)?;
             let (layer, bit) = place(&id);
             if seen[layer] & bit != 0 {
                 return Err(Error::OutOfRange { what: "the number of tensors" });
@@ -142,6 +214,29 @@ impl<'a> Expert<'a> {
         }
     }
 
+    /// The type of every tensor's numbers and how they lie, in a file that holds a whole model: where weights are
+    /// packed, their descriptions say bytes.
+    ///
+    /// # Errors
+    /// As [`Expert::check`].
+    pub fn types(gguf: &Gguf<'a>) -> Result<impl Iterator<Item = (DType, Layout)> + use<'a>> {
+        Expert::check(gguf)?;
+        let storage = Storage::read(gguf)?;
+        Ok(gguf.tensors().enumerate().map(move |(i, tensor)| storage.of(i, &tensor)))
+    }
+
+    /// Checks what [`Expert::check`] does and that the weights lie as in a standard file, as tools that copy or
+    /// convert them need it.
+    ///
+    /// # Errors
+    /// The rule that the file breaks; [`Error::Packed`].
+    pub fn check_standard(gguf: &Gguf<'a>) -> Result<(Config, Option<Tokenizer<'a>>)> {
+        if gguf.get(keys::PACKED_LAYOUT).is_some() {
+            return Err(Error::Packed);
+        }
+        Expert::check(gguf)
+    }
+
     /// Checks what [`Expert::check`] does and also that the tokenizer's tables agree with each other, and
     /// the output layer of a shortlist, where it has its type, with the embedding: in time linear in them.
     ///
@@ -150,14 +245,25 @@ impl<'a> Expert<'a> {
     pub fn verify(gguf: &Gguf<'a>) -> Result<(Config, Option<Tokenizer<'a>>)> {
         let (config, tokenizer) = Expert::check(gguf)?;
         tokenizer.map_or(Ok(()), |t| t.verify())?;
-        let tensor = |role: Role| gguf.tensor(role.name());
+        let shortlist = Shortlist::read(gguf, config.n_vocab)?;
+        let storage = Storage::read(gguf)?;
+        let matrix = |role: Role| {
+            let (i, tensor) = gguf.tensors().enumerate().find(|(_, t)| t.name == role.name())?;
+            checked(
+                &tensor,
+                storage.of(i, &tensor),
+                TensorId { role, layer: None },
+                &config,
+                shortlist,
+            )
+            .ok()
+        };
         if let (Some(list), Some(output), Some(embd)) =
-            (Shortlist::read(gguf, config.n_vocab)?, tensor(Role::Output), tensor(Role::TokenEmbd))
+            (shortlist, matrix(Role::Output), matrix(Role::TokenEmbd))
         {
-            let len = embd.dtype.row_bytes(config.n_embd).unwrap_or(1);
-            let row_of = |id: u32| embd.bytes.get(id as usize * len..(id as usize + 1) * len);
-            let mut rows = output.bytes.chunks_exact(len).zip(list.ids());
-            if output.dtype == embd.dtype && !rows.all(|(row, id)| row_of(id) == Some(row)) {
+            let mut rows = list.ids().enumerate();
+            let is_row = |(row, id): (usize, u32)| output.has_row(row, &embd, id as usize);
+            if output.dtype == embd.dtype && !rows.all(is_row) {
                 return Err(Error::OutOfRange { what: Role::Output.name() });
             }
         }
@@ -184,9 +290,10 @@ impl<'a> Expert<'a> {
             shortlist: None,
         };
         let shortlist = Shortlist::read(&gguf, config.n_vocab)?;
-        for tensor in gguf.tensors() {
+        let storage = Storage::read(&gguf)?;
+        for (i, tensor) in gguf.tensors().enumerate() {
             let Some(id) = TensorId::parse(tensor.name) else { continue };
-            let matrix = checked(&tensor, id, &config, shortlist)?;
+            let matrix = checked(&tensor, storage.of(i, &tensor), id, &config, shortlist)?;
             let vector = || matrix.elements::<f32>();
             let mut none = Layer::default();
             let layer = match id.layer {
@@ -268,16 +375,56 @@ impl<'a> Expert<'a> {
     pub fn bits_per_weight(&self) -> f64 {
         let is_matrix =
             |t: &Tensor<'_>| TensorId::parse(t.name).is_some_and(|id| id.role.is_quantizable());
-        let matrices = self.gguf.tensors().filter(is_matrix);
-        let size = |t: Tensor<'_>| (t.bytes.len(), t.n_rows() * t.n_cols());
+        let storage = Storage::read(&self.gguf).unwrap_or_default();
+        let matrices = self.gguf.tensors().enumerate().filter(|(_, tensor)| is_matrix(tensor));
+        let size = |(i, t): (usize, Tensor<'_>)| {
+            let (dtype, _) = storage.of(i, &t);
+            (t.bytes.len(), t.bytes.len() / dtype.block_bytes() * dtype.block_len())
+        };
         let (bytes, n) = matrices.map(size).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         8.0 * bytes as f64 / n.max(1) as f64
+    }
+}
+
+/// What a file says about types and layout of its tensors beyond their descriptions: packed weights are rows
+/// of bytes to other readers.
+#[derive(Clone, Copy, Default)]
+struct Storage<'a> {
+    /// The type of every tensor's numbers, where those of type I8 are packed.
+    types: Option<Array<'a>>,
+}
+
+impl<'a> Storage<'a> {
+    fn read(gguf: &Gguf<'a>) -> Result<Self> {
+        let Some(layout) = gguf.get(keys::PACKED_LAYOUT) else {
+            return Ok(Storage { types: None });
+        };
+        if layout.u32(keys::PACKED_LAYOUT)? != PACKED_LAYOUT {
+            return Err(Error::OutOfRange { what: keys::PACKED_LAYOUT });
+        }
+        let key = keys::PACKED_TYPES;
+        let types =
+            gguf.get(key).ok_or(Error::MissingKey { key })?.array(&[ValueType::U32], key)?;
+        if types.len != gguf.n_tensors() {
+            return Err(Error::OutOfRange { what: key });
+        }
+        Ok(Storage { types: Some(types) })
+    }
+
+    /// Type and layout of tensor `i`; those in the file where it is not packed.
+    fn of(&self, i: usize, tensor: &Tensor<'_>) -> (DType, Layout) {
+        let packed = self.types.filter(|_| tensor.dtype == DType::I8);
+        match packed.and_then(|types| DType::from_ggml(types.bits32(i))) {
+            Some(dtype) => (dtype, Layout::Packed),
+            None => (tensor.dtype, Layout::Standard),
+        }
     }
 }
 
 /// The tensor as a matrix (one row for vectors), its shape, type and alignment checked.
 fn checked<'a>(
     tensor: &Tensor<'a>,
+    (dtype, layout): (DType, Layout),
     id: TensorId,
     config: &Config,
     shortlist: Option<Shortlist<'_>>,
@@ -287,15 +434,21 @@ fn checked<'a>(
         (Role::Output, Some(list)) => (list.len(), config.n_embd),
         _ => id.shape(config),
     };
+    // A packed row is as many bytes.
+    let width = match layout {
+        Layout::Standard => Some(n_cols),
+        Layout::Packed => dtype.row_bytes(n_cols).filter(|_| dtype.is_quantized()),
+    };
     let n_dims = if id.is_matrix() { 2 } else { 1 };
-    if (tensor.n_rows(), tensor.n_cols(), tensor.n_dims) != (n_rows, n_cols, n_dims) {
+    let has_shape = (tensor.n_rows(), tensor.n_dims) == (n_rows, n_dims);
+    if width != Some(tensor.n_cols()) || !has_shape {
         return Err(Error::WrongShape { name });
     }
-    let is_f32 = tensor.dtype == DType::F32;
-    let allowed = is_f32 || (id.role.is_quantizable() && tensor.dtype.holds_weights());
+    let is_f32 = dtype == DType::F32;
+    let allowed = is_f32 || (id.role.is_quantizable() && dtype.holds_weights());
     let align = if is_f32 { align_of::<f32>() } else { align_of::<u16>() };
     if !allowed || !tensor.bytes.as_ptr().addr().is_multiple_of(align) {
         return Err(Error::WrongShape { name });
     }
-    Ok(Matrix { dtype: tensor.dtype, n_rows, n_cols, bytes: tensor.bytes })
+    Ok(Matrix { dtype, layout, n_rows, n_cols, bytes: tensor.bytes })
 }

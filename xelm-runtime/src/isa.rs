@@ -127,18 +127,18 @@ impl Isa {
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[target_feature(enable = "avx2,f16c,fma")]
-fn run_avx2<V: Vectorised>(work: V) -> V::Output {
+pub(crate) fn run_avx2<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn run_avx512<V: Vectorised>(work: V) -> V::Output {
+pub(crate) fn run_avx512<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }
 
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "neon,dotprod")]
-fn run_neon<V: Vectorised>(work: V) -> V::Output {
+pub(crate) fn run_neon<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }

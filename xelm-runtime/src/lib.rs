@@ -6,7 +6,7 @@
 //! files, a thread pool, CPU detection, and the writers that the offline tools use; `cuda` an NVIDIA card.
 //!
 //! Floors, each standing on those before it:
-//! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`format`] →
+//! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`layout`], [`format`] →
 //! [`tokenizer`], [`config`], [`shortlist`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
 //! [`parallel`], [`observe`] → [`ensemble`], [`sampler`], [`device`] → [`session`] → [`score`]; with `std` also
 //! `mmap`, `pool` → `pack`; with the feature `cuda` also `cuda`, a [`device`].
@@ -31,6 +31,7 @@ mod forward;
 pub mod isa;
 pub mod kernels;
 pub mod lang;
+pub mod layout;
 pub mod math;
 mod mixture;
 pub mod observe;

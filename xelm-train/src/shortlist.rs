@@ -31,7 +31,7 @@ pub struct Restricted {
 pub fn write_shortlist(from: &Path, to: &Path, ids: &[u32]) -> Result<Restricted> {
     let file = open(from, to)?;
     let gguf = file.gguf().map_err(Error::file(from))?;
-    Expert::check(&gguf).map_err(Error::file(from))?;
+    Expert::check_standard(&gguf).map_err(Error::file(from))?;
     // llama.cpp refuses tensors that it does not know, and this architecture.
     let mut writer = Writer::new(ARCH_OWN);
     for (key, value) in gguf.metadata() {
@@ -57,7 +57,7 @@ pub fn write_shortlist(from: &Path, to: &Path, ids: &[u32]) -> Result<Restricted
 pub fn trim(from: &Path, to: &Path, ids: &[u32]) -> Result<Restricted> {
     let file = open(from, to)?;
     let gguf = file.gguf().map_err(Error::file(from))?;
-    let (_, tokenizer) = Expert::check(&gguf).map_err(Error::file(from))?;
+    let (_, tokenizer) = Expert::check_standard(&gguf).map_err(Error::file(from))?;
     let no_tokenizer = xelm_runtime::Error::NoTokenizer;
     let tokenizer = tokenizer.ok_or(no_tokenizer).map_err(Error::file(from))?;
     if gguf.get(keys::SHORTLIST).is_some() {

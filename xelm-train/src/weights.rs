@@ -201,7 +201,7 @@ impl<'a> ExpertWeights<'a> {
     /// # Errors
     /// It is none, or its positions are not XGLM's.
     pub fn open(gguf: &Gguf<'a>) -> xelm_runtime::Result<Self> {
-        let (config, _) = Expert::check(gguf)?;
+        let (config, _) = Expert::check_standard(gguf)?;
         let mut places = HashMap::new();
         let mut dtype = DType::F32;
         for tensor in gguf.tensors() {

@@ -20,12 +20,13 @@ use crate::config::Config;
 use crate::device::{Device, Lane, Needs};
 use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
-use crate::quant::DType;
+use crate::expert::Matrix;
+use crate::layout::Layout;
 use core::ops::Range;
 use driver::{Driver, Rows};
 use formats::{body, gather};
 use forward::{Extent, Forward};
-use plan::{Layout, Placed, SITE};
+use plan::{Placed, Places, SITE};
 use std::vec;
 use std::vec::Vec;
 
@@ -69,7 +70,7 @@ impl Cuda {
     /// do not compute. [`crate::Error::DeviceFull`]: it has less memory left than [`plan`] says.
     pub fn open<'e>(index: usize, experts: impl Into<Ensemble<'e>>, needs: &Needs) -> Result<Self> {
         let ensemble = experts.into();
-        let layout = Layout::new(&ensemble, needs)?;
+        let layout = Places::new(&ensemble, needs)?;
         let mut driver = Driver::open(index, layout.plan.staging)?;
         let needed = layout.plan.total;
         let mut take = |n| {
@@ -204,13 +205,13 @@ impl Device for Cuda {
 }
 
 /// Copies weights to the card, and the table by which the kernels find them.
-fn upload(driver: &Driver, layout: &Layout<'_>, weights: driver::Ptr) -> Result<()> {
+fn upload(driver: &Driver, layout: &Places<'_>, weights: driver::Ptr) -> Result<()> {
     let address = |offset| weights.offset(offset);
     let mut table = vec![0u8; layout.sites.len() * SITE];
     for (site, entry) in layout.sites.iter().zip(table.chunks_exact_mut(SITE)) {
         let Some(Placed { matrix, bias, body, rest, bias_at, is_shared }) = *site else { continue };
         if !is_shared {
-            upload_blocks(driver, matrix.dtype, matrix.bytes, address(body), address(rest))?;
+            upload_rows(driver, &matrix, address(body), address(rest))?;
         }
         let bias_at = if bias.is_empty() { driver::Ptr::NULL } else { address(bias_at) };
         driver.upload(bias_at, bytemuck::cast_slice(bias))?;
@@ -222,27 +223,34 @@ fn upload(driver: &Driver, layout: &Layout<'_>, weights: driver::Ptr) -> Result<
     driver.upload(address(layout.table), &table)
 }
 
-/// Copies blocks as the card holds them, some at a time.
-fn upload_blocks(
+/// Copies a matrix as the card holds it, some rows at a time.
+fn upload_rows(
     driver: &Driver,
-    dtype: DType,
-    blocks: &[u8],
+    matrix: &Matrix<'_>,
     bodies: driver::Ptr,
     rests: driver::Ptr,
 ) -> Result<()> {
-    let (len, n_body) = (dtype.block_bytes(), body(dtype).len());
-    if n_body == len {
-        return driver.upload(bodies, blocks);
+    let (len, n_body) = (matrix.dtype.block_bytes(), body(matrix.dtype).len());
+    if n_body == len && matrix.layout == Layout::Standard {
+        return driver.upload(bodies, matrix.bytes);
     }
-    let n_rest = len - n_body;
-    let mut stage = vec![0u8; STAGE / len * n_body];
-    for (i, blocks) in blocks.chunks(STAGE / len * len).enumerate() {
-        let n = blocks.len() / len;
-        let first = i * (STAGE / len);
-        for (is_body, n_bytes, to) in [(true, n_body, bodies), (false, n_rest, rests)] {
-            let stage = &mut stage[..n * n_bytes];
-            gather(dtype, blocks, is_body, stage);
-            driver.upload(to.offset(first * n_bytes), stage)?;
+    let row_len = matrix.bytes.len() / matrix.n_rows;
+    let n_rows = (STAGE / row_len).max(1);
+    let mut rows = vec![0u8; n_rows * row_len];
+    let mut part = vec![0u8; rows.len()];
+    for first in (0..matrix.n_rows).step_by(n_rows) {
+        let n = n_rows.min(matrix.n_rows - first);
+        let rows = &mut rows[..n * row_len];
+        for (i, row) in rows.chunks_exact_mut(row_len).enumerate() {
+            matrix.standard_row(first + i, row);
+        }
+        let n_blocks = row_len / len;
+        for (is_body, n_bytes, to) in [(true, n_body, bodies), (false, len - n_body, rests)] {
+            if n_bytes > 0 {
+                let part = &mut part[..n * n_blocks * n_bytes];
+                gather(matrix.dtype, rows, is_body, part);
+                driver.upload(to.offset(first * n_blocks * n_bytes), part)?;
+            }
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use crate::device::Needs;
 use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
 use crate::expert::{Expert, Matrix};
+use crate::layout::Layout;
 use crate::quant::{BLOCK, DType};
 use crate::shortlist::Outputs;
 use std::vec::Vec;
@@ -75,7 +76,8 @@ impl Place {
     fn of<'a>(self, expert: &Expert<'a>, outputs: &Outputs<'_>) -> (Matrix<'a>, &'a [f32]) {
         let norm = |(weight, bias): (&'a [f32], &'a [f32])| {
             let bytes = bytemuck::cast_slice(weight);
-            (Matrix { dtype: DType::F32, n_rows: 1, n_cols: weight.len(), bytes }, bias)
+            let layout = Layout::Standard;
+            (Matrix { dtype: DType::F32, layout, n_rows: 1, n_cols: weight.len(), bytes }, bias)
         };
         match self {
             Place::Embed => (expert.token_embd, expert.position_embd),
@@ -111,10 +113,10 @@ pub(super) struct Placed<'a> {
 
 /// Everything.
 #[derive(Debug)]
-pub(super) struct Layout<'a> {
+pub(super) struct Places<'a> {
     /// `[place][expert]`; `None` where an expert is not present.
     pub(super) sites: Vec<Option<Placed<'a>>>,
-    /// The table of [`Layout::sites`] as the kernels read it, from where the weights begin.
+    /// The table of [`Places::sites`] as the kernels read it, from where the weights begin.
     pub(super) table: usize,
     /// Bytes of each buffer.
     pub(super) buffers: Buffers<usize>,
@@ -179,10 +181,10 @@ fn bytes(n: &[usize], size: usize) -> Result<usize> {
 /// Sizes that no address holds, or a model that the kernels do not compute.
 pub fn plan<'e>(experts: impl Into<Ensemble<'e>>, needs: &Needs) -> Result<Plan> {
     let ensemble = experts.into();
-    Ok(Layout::new(&ensemble, needs)?.plan)
+    Ok(Places::new(&ensemble, needs)?.plan)
 }
 
-impl<'a> Layout<'a> {
+impl<'a> Places<'a> {
     pub(super) fn new(ensemble: &Ensemble<'a>, needs: &Needs) -> Result<Self> {
         let Config { n_layer, n_embd, n_head, n_ff, n_vocab, .. } = *ensemble.config();
         let Needs { n_ctx, n_batch, n_lanes, n_slots, n_logits, kv, full_output } = *needs;
@@ -254,7 +256,7 @@ impl<'a> Layout<'a> {
         })?;
         let staging = bytes(&[n_logits, n_out], word)?.max(buffers.input);
         let plan = Plan { weights, kv, scratch, total: weights + kv + scratch, staging };
-        Ok(Layout { sites, table, buffers, n_out, plan })
+        Ok(Places { sites, table, buffers, n_out, plan })
     }
 
     /// The formats that a place's matrices are in, as a bit for each of [`FORMATS`].

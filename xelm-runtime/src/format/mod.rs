@@ -104,6 +104,9 @@ pub mod keys {
 
     pub const FORMAT_VERSION: &str = "xelm.format_version";
     pub const ACTIVATION: &str = "xelm.activation";
+    pub const PACKED_LAYOUT: &str = "xelm.packed.layout";
+    pub const PACKED_TYPES: &str = "xelm.packed.types";
+    pub const PACKED_ARCHITECTURE: &str = "xelm.packed.architecture";
     pub const EXPERT_ID: &str = "xelm.expert.id";
     pub const EXPERT_LANGUAGES: &str = "xelm.expert.languages";
     pub const EXPERT_PARENT: &str = "xelm.expert.parent";

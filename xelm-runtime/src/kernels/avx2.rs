@@ -5,7 +5,7 @@
 
 use super::quants::Quants;
 use super::simd::{Simd, instructions};
-use crate::isa::Isa;
+use crate::isa::{Isa, Vectorised, run_avx2};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU has AVX2 and F16C. Its methods are compiled for both where they are inlined into a
@@ -58,6 +58,11 @@ impl Simd for Avx2 {
 
     fn of(isa: Isa) -> Option<Self> {
         Avx2::of(isa)
+    }
+
+    fn run<V: Vectorised<Output = ()>>(self, work: V) {
+        // SAFETY: see above.
+        unsafe { run_avx2(work) }
     }
 
     #[inline(always)]
@@ -114,6 +119,20 @@ impl Simd for Avx2 {
                 row(7),
             ))
         }
+    }
+
+    #[inline(always)]
+    fn load_lanes(self, panels: &[u8], at: usize) -> __m256i {
+        let lanes = &panels[at..at + 32];
+        // SAFETY: 32 bytes are read from a slice of as many.
+        unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, panels: &[u8], at: usize) -> __m256 {
+        let halves = &panels[at..at + 16];
+        // SAFETY: 16 bytes are read from a slice of as many.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use super::quants::Quants;
 use super::simd::{Simd, instructions};
-use crate::isa::Isa;
+use crate::isa::{Isa, Vectorised, run_avx512};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI. Its methods are compiled for them where they are inlined
@@ -22,6 +22,11 @@ impl Simd for Avx512 {
 
     fn of(isa: Isa) -> Option<Self> {
         (isa.vector_bytes() >= 64).then_some(Avx512(()))
+    }
+
+    fn run<V: Vectorised<Output = ()>>(self, work: V) {
+        // SAFETY: see above.
+        unsafe { run_avx512(work) }
     }
 
     #[inline(always)]
@@ -78,6 +83,29 @@ impl Simd for Avx512 {
         }
         // SAFETY: 32 bytes are read from an array of as many.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(of.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_lanes(self, panels: &[u8], at: usize) -> __m512i {
+        let (a, b) = panels.split_at(panels.len() / 2);
+        let (a, b) = (&a[at..at + 32], &b[at..at + 32]);
+        // SAFETY: 32 bytes are read from each of two slices of as many.
+        unsafe {
+            let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.as_ptr().cast()));
+            _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(b.as_ptr().cast()))
+        }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, panels: &[u8], at: usize) -> __m512 {
+        let (a, b) = panels.split_at(panels.len() / 2);
+        let (a, b) = (&a[at..at + 16], &b[at..at + 16]);
+        // SAFETY: 16 bytes are read from each of two slices of as many.
+        unsafe {
+            let low = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let high = _mm_loadu_si128(b.as_ptr().cast());
+            _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(low, high))
+        }
     }
 
     #[inline(always)]

@@ -6,13 +6,12 @@
 use super::Activations;
 use super::quants::Quants;
 use crate::expert::Matrix;
-use crate::isa::Vectorised;
+use crate::isa::Isa;
 use crate::parallel::Columns;
 use crate::quant::{
     BLOCK, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, GROUPS, f16_to_f32,
 };
 use bytemuck::AnyBitPattern;
-use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Tokens that share the unpacking of a row.
@@ -95,47 +94,31 @@ impl Block for BlockQ6K {
     }
 }
 
-/// A product, one row of weights after the other.
-pub(super) struct MatmulBlocks<'a, 'b, B>(
-    pub(super) &'a Matrix<'a>,
-    pub(super) &'a Activations<'a>,
-    pub(super) &'a mut Columns<'b>,
-    pub(super) PhantomData<B>,
-);
-
-impl<B: Block> Vectorised for MatmulBlocks<'_, '_, B> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let MatmulBlocks(w, x, out, _) = self;
-        let rows = out.range();
-        matmul_rows(w.elements::<B>(), w.n_cols, x.quants, out, rows);
-    }
+/// An entry of the table of kernels.
+pub(super) fn matmul<B: Block>(_: Isa, w: &Matrix<'_>, x: &Activations<'_>, out: &mut Columns<'_>) {
+    matmul_rows::<B>(w, x.quants, out, out.range());
 }
 
-/// Fills the columns `rows` of `out`.
+/// Fills the columns `rows` of `out`, one row of weights after the other.
 #[inline(always)]
 pub(super) fn matmul_rows<B: Block>(
-    weights: &[B],
-    n_cols: usize,
+    w: &Matrix<'_>,
     quants: &[Quants],
     out: &mut Columns<'_>,
     rows: Range<usize>,
 ) {
-    let n_blocks = n_cols / BLOCK / B::GROUPS;
     let n = out.n_rows();
     for row in rows {
-        let blocks = &weights[row * n_blocks..][..n_blocks];
         let mut t = 0;
         while t + TILE <= n {
-            let dots: [f32; TILE] = dots(blocks, quants, n, t);
+            let dots: [f32; TILE] = dots::<B, TILE>(w, row, quants, n, t);
             for i in 0..TILE {
                 out.set(t + i, row, dots[i]);
             }
             t += TILE;
         }
         while t < n {
-            let [dot] = dots(blocks, quants, n, t);
+            let [dot] = dots::<B, 1>(w, row, quants, n, t);
             out.set(t, row, dot);
             t += 1;
         }
@@ -145,13 +128,15 @@ pub(super) fn matmul_rows<B: Block>(
 /// The products of a row with N of n tokens, from `first` on.
 #[inline(always)]
 fn dots<B: Block, const N: usize>(
-    row: &[B],
+    w: &Matrix<'_>,
+    row: usize,
     quants: &[Quants],
     n: usize,
     first: usize,
 ) -> [f32; N] {
     let mut sums = [0.0; N];
-    for (i, block) in row.iter().enumerate() {
+    for i in 0..w.n_cols / BLOCK / B::GROUPS {
+        let block: B = w.block(row, i);
         for g in 0..B::GROUPS {
             let Group { q, s, d, min } = block.group(g);
             let x = &quants[(i * B::GROUPS + g) * n + first..][..N];

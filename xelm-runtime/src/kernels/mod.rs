@@ -30,7 +30,6 @@ use crate::quant::{
     BLOCK, Bf16, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, DType,
 };
 use attention::Attend;
-use blocks::MatmulBlocks;
 use core::marker::PhantomData;
 use portable::MatmulDense;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
@@ -76,13 +75,13 @@ impl Kernels {
             isa,
             f32: |isa, w, x, out| isa.run(MatmulDense::<f32>(w, x, out, PhantomData)),
             f16: |isa, w, x, out| isa.run(MatmulDense::<u16>(w, x, out, PhantomData)),
-            q4_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_0>(w, x, out, PhantomData)),
-            q8_0: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ8_0>(w, x, out, PhantomData)),
+            q4_0: blocks::matmul::<BlockQ4_0>,
+            q8_0: blocks::matmul::<BlockQ8_0>,
             bf16: |isa, w, x, out| isa.run(MatmulDense::<Bf16>(w, x, out, PhantomData)),
-            q4_1: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4_1>(w, x, out, PhantomData)),
-            q4_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ4K>(w, x, out, PhantomData)),
-            q5_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ5K>(w, x, out, PhantomData)),
-            q6_k: |isa, w, x, out| isa.run(MatmulBlocks::<BlockQ6K>(w, x, out, PhantomData)),
+            q4_1: blocks::matmul::<BlockQ4_1>,
+            q4_k: blocks::matmul::<BlockQ4K>,
+            q5_k: blocks::matmul::<BlockQ5K>,
+            q6_k: blocks::matmul::<BlockQ6K>,
         };
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         {

@@ -9,7 +9,7 @@
 
 use super::quants::Quants;
 use super::simd::{Simd, instructions};
-use crate::isa::Isa;
+use crate::isa::{Isa, Vectorised, run_neon};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -130,6 +130,11 @@ impl Simd for Neon {
         Neon::of(isa)
     }
 
+    fn run<V: Vectorised<Output = ()>>(self, work: V) {
+        // SAFETY: see above.
+        unsafe { run_neon(work) }
+    }
+
     #[inline(always)]
     fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Ints; 4] {
         assert!(at + 16 <= row_bytes && rows.len() == 8 * row_bytes);
@@ -168,6 +173,26 @@ impl Simd for Neon {
         // SAFETY: 16 bytes are read from an array of as many.
         unsafe {
             let eight = vreinterpretq_f16_u16(vld1q_u16(of.as_ptr()));
+            [vcvt_f32_f16(vget_low_f16(eight)), vcvt_high_f32_f16(eight)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_lanes(self, panels: &[u8], at: usize) -> Ints {
+        let lanes = panels[at..at + 32].as_ptr();
+        // SAFETY: 32 bytes are read from a slice of as many.
+        unsafe {
+            let [low, high] = [vld1q_u8(lanes), vld1q_u8(lanes.wrapping_add(16))];
+            [vreinterpretq_s32_u8(low), vreinterpretq_s32_u8(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, panels: &[u8], at: usize) -> Floats {
+        let halves = panels[at..at + 16].as_ptr();
+        // SAFETY: 16 bytes are read from a slice of as many.
+        unsafe {
+            let eight = vreinterpretq_f16_u8(vld1q_u8(halves));
             [vcvt_f32_f16(vget_low_f16(eight)), vcvt_high_f32_f16(eight)]
         }
     }

@@ -2,7 +2,7 @@
 //! rows of weights. A lane is 32 bits: a single, an integer, or four neighbouring bytes of its row.
 
 use super::quants::Quants;
-use crate::isa::Isa;
+use crate::isa::{Isa, Vectorised};
 
 /// Rows of weights side by side.
 pub(super) trait Rows<S: Simd>: Copy {
@@ -27,6 +27,8 @@ pub(super) trait Simd: Copy {
 
     /// The proof, where `isa` includes these instructions.
     fn of(isa: Isa) -> Option<Self>;
+    /// Runs `work` compiled for these instructions, and for no others as [`Isa::run`] does.
+    fn run<V: Vectorised<Output = ()>>(self, work: V);
 
     /// Of ROWS rows of `row_bytes` bytes the 16 at offset `at`, the j-th four in vector j.
     fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Self::Ints; 4];
@@ -34,6 +36,11 @@ pub(super) trait Simd: Copy {
     fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Ints;
     /// Of each row the half-precision number at offset `at`.
     fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Floats;
+    /// The ROWS lanes at offset `at` of [`PANEL`](crate::layout::PANEL) interleaved rows, or of as many
+    /// panels, one after the other, as have them.
+    fn load_lanes(self, panels: &[u8], at: usize) -> Self::Ints;
+    /// The ROWS half-precision numbers there.
+    fn load_halves(self, panels: &[u8], at: usize) -> Self::Floats;
     /// Fetches the cache line at `rows[at]`, or where it would be behind the end.
     fn prefetch(self, rows: &[u8], at: usize);
 

@@ -10,6 +10,21 @@ use core::mem::offset_of;
 /// 32 bytes of every row, four neighbours in a lane.
 type Bytes<S> = [<S as Simd>::Ints; 8];
 
+/// Does something for the groups 0 .. n of a part, at most four, `$g` being a constant of its instructions.
+macro_rules! each_group {
+    ($g:ident < $n:expr, $body:block) => {{
+        each_group!($g = 0, $n, $body);
+        each_group!($g = 1, $n, $body);
+        each_group!($g = 2, $n, $body);
+        each_group!($g = 3, $n, $body);
+    }};
+    ($g:ident = $index:literal, $n:expr, $body:block) => {{
+        const $g: usize = $index;
+        if $g < $n $body
+    }};
+}
+pub(super) use each_group;
+
 /// A format: how to unpack blocks of all rows of a vector, and to multiply by them.
 pub(super) trait Weights<S: Simd>: Block {
     /// Groups whose numbers share bytes, at most four: a part of a block.
@@ -28,6 +43,24 @@ pub(super) trait Weights<S: Simd>: Block {
     fn unpack(s: S, of: &Self::Shared, part: usize, bytes: &Self::Part, g: usize) -> Self::Group;
     /// Adds the products with 32 activations.
     fn add(s: S, sum: S::Floats, w: &Self::Group, x: &Quants) -> S::Floats;
+    /// Adds the products of a part with one token's activations, `x` being those of its groups.
+    #[inline(always)]
+    fn add_part<R: Rows<S>>(
+        s: S,
+        sum: S::Floats,
+        rows: R,
+        at: usize,
+        of: &Self::Shared,
+        part: usize,
+        x: &[Quants],
+    ) -> S::Floats {
+        let mut sum = sum;
+        let bytes = Self::part(s, rows, at, of, part);
+        each_group!(G < Self::PART, {
+            sum = Self::add(s, sum, &Self::unpack(s, of, part, &bytes, G), &x[G]);
+        });
+        sum
+    }
 }
 
 /// sum + dot · (d · scale).
