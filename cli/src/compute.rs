@@ -26,8 +26,7 @@ impl ComputeArgs {
     /// This processor.
     pub(crate) const CPU: Self = ComputeArgs { device: Device::Cpu };
 
-    /// Calls `work` with a new session there, and the bytes that were taken of a card's memory. Without a
-    /// preference a card reads [`CARD_BATCH`] tokens at a time.
+    /// Calls `work` with a new session there, and the bytes that were taken of a card's memory.
     pub(crate) fn with_session<T>(
         self,
         ensemble: Ensemble<'_>,
@@ -66,9 +65,14 @@ fn open(
     ensemble: Ensemble<'_>,
     options: &Options,
 ) -> xelm_runtime::Result<(Cuda, Options)> {
-    let is_default = options.n_batch == Options::default().n_batch;
-    let n_batch = if is_default { CARD_BATCH } else { options.n_batch };
-    let options = Options { n_batch, on_device: true, ..*options };
+    let options = on_card(options);
     let needs = Session::needs(ensemble, &options)?;
     Ok((Cuda::open(index, ensemble, &needs)?, options))
+}
+
+/// The same session on a card. One without a preference reads [`CARD_BATCH`] tokens at a time there.
+pub(crate) fn on_card(options: &Options) -> Options {
+    let is_default = options.n_batch == Options::default().n_batch;
+    let n_batch = if is_default { CARD_BATCH } else { options.n_batch };
+    Options { n_batch, on_device: true, ..*options }
 }

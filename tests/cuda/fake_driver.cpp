@@ -199,6 +199,10 @@ CALL(cuGraphInstantiateWithFlags, Graph** ready, Graph* graph, unsigned long lon
     n_handles++;
     return SUCCESS;
 }
+CALL(cuGraphUpload, Graph*, void*) {
+    ALONE;
+    return check_waiting();
+}
 CALL(cuGraphLaunch, Graph* graph, void*) {
     ALONE;
     if (int error = check_waiting()) return error;

@@ -14,6 +14,7 @@ use xelm_runtime::format::Writer;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::pack::SetFolder;
 use xelm_runtime::parallel::Serial;
 use xelm_runtime::quant::DType;
 use xelm_runtime::session::{KvType, Mixing, Options, Session, Want};
@@ -124,16 +125,14 @@ fn what_was_rewound_or_restored_leaves_no_trace() {
     }
 }
 
-static EXPERTS: LazyLock<Mutex<FourExperts>> =
-    LazyLock::new(|| Mutex::new(FourExperts::open(&XELM.tiny_run("cuda_runtime_run").0)));
+static RUN: LazyLock<PathBuf> = LazyLock::new(|| XELM.tiny_run("cuda_runtime_run").0);
 
 /// Experts side by side give the mixture that the CPU gives, also where not all caches fit; one chosen late reads what
 /// it has missed.
 #[test]
 fn mixtures() {
     let Some(_driver) = driver() else { return };
-    let mut experts = EXPERTS.lock().unwrap_or_else(PoisonError::into_inner);
-    experts.ensemble(|ensemble| {
+    FourExperts::open(&RUN).ensemble(|ensemble| {
         let config = ensemble.config();
         let slot = ensemble.n_ctx() * 2 * config.n_layer * config.n_embd * 4;
         for (top_m, kv_budget) in [(1, 0), (2, 0), (0, 0), (1, 2 * slot), (2, 2 * slot)] {
@@ -156,6 +155,34 @@ fn mixtures() {
             assert!(off <= 5e-6, "{top_m}, {kv_budget}: {off}");
         }
     });
+}
+
+/// Experts with shortlists that differ: the logits of the tokens on any of them, or of all.
+#[test]
+fn shortlists() {
+    let Some(_driver) = driver() else { return };
+    let short = RUN.join("set-short");
+    let corpus = RUN.with_file_name("corpus");
+    let [from, to, corpus] = [&RUN.join("set"), &short, &corpus].map(|p| p.to_str().unwrap());
+    let args = ["--coverage", "0.9", "--out", to];
+    XELM.run(&[&["shortlist", "--set", from, "--corpus", corpus][..], &args].concat());
+    let folder = SetFolder::open(&short).unwrap();
+    let files = [0, 1].map(|i| ExpertFile::open(&folder.expert(i).unwrap()).unwrap());
+    let experts = files.each_ref().map(|file| Some(file.expert()));
+    let lists = files.each_ref().map(|file| file.expert().shortlist().unwrap().len());
+    assert_ne!(lists[0], lists[1]);
+    let ensemble = Ensemble::new(&experts, folder.router().unwrap()).unwrap();
+    let ids = [2, 90, 14, 300, 77, 1200, 41];
+    for (full_output, top_m) in [(false, 1), (false, 2), (true, 2)] {
+        let mixing = Mixing { top_m, ..Mixing::default() };
+        let options = Options { full_output, mixing, ..card::options(KvType::F32) };
+        let read = |session: &mut Session<'_>| card::logits(session, &ids, &[4, 1]).unwrap();
+        let want = session(ensemble, &options, None, read).unwrap();
+        let got = session(ensemble, &options, Some(0), read).unwrap();
+        assert!(full_output || want.contains(&f32::NEG_INFINITY));
+        let off = difference(&got, &want);
+        assert!(off <= 5e-6, "{full_output}, {top_m}: {off}");
+    }
 }
 
 /// A device that was opened for something else is refused, and so is a session that is not told of it.

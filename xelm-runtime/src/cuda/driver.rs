@@ -321,7 +321,11 @@ impl Driver {
         let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
         // SAFETY: what was instantiated does not need it any more.
         unsafe { result::graph::destroy(graph) }.map_err(wrong())?;
-        self.graphs.push(Graph(ready.map_err(wrong())?));
+        let ready = ready.map_err(wrong())?;
+        self.graphs.push(Graph(ready));
+        // What the card keeps of it is there from now on, not from its first launch on.
+        // SAFETY: graph and stream live as long as `self`.
+        unsafe { result::graph::upload(ready, self.stream) }.map_err(wrong())?;
         Ok(self.graphs.len() - 1)
     }
 
