@@ -1,6 +1,6 @@
 """Prefill and decode beside llama.cpp: see speed.sh.
 
-usage: speed.py XELM LLAMA_BENCH MODELS TYPES THREADS ROUNDS
+usage: speed.py XELM LLAMA_BENCH INT8_PEAK MODELS TYPES THREADS ROUNDS
 """
 
 import datetime
@@ -14,10 +14,13 @@ import sys
 PROMPT, GENERATE = 512, 64
 # Where kernels branch.
 FLAGS = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm"]
-XELM, LLAMA_BENCH, MODELS = map(os.path.relpath, sys.argv[1:4])
-TYPES, THREADS = sys.argv[4].split(), sys.argv[5].split()
-ROUNDS = int(sys.argv[6])
-BEST_READ = dict.fromkeys(THREADS, 0.0)
+XELM, LLAMA_BENCH, INT8_PEAK, MODELS = map(os.path.relpath, sys.argv[1:5])
+TYPES, THREADS = sys.argv[5].split(), sys.argv[6].split()
+ROUNDS = int(sys.argv[7])
+# What memory and processor can do is the best that was seen: what else runs only takes from it.
+BEST_READ, BEST_PRODUCTS = dict.fromkeys(THREADS, 0.0), dict.fromkeys(THREADS, 0.0)
+# Multiply-adds of the layers' matrices for a token of a prefill, which computes no logits but the last: 12 C² a layer.
+PRODUCTS = int(pathlib.Path(MODELS).name.split("-")[0]) * 12 * 1024**2
 OURS = [XELM, "bench", "--json", "--temperature", "0", "--repeat", "1", "--ctx", str(PROMPT),
         "--prompt", str(PROMPT), "--generate", str(GENERATE)]
 THEIRS = [LLAMA_BENCH, "-o", "json", "-r", "1", "-p", str(PROMPT), "-n", str(GENERATE)]
@@ -39,14 +42,13 @@ def theirs(threads, path):
     return {"prefill" if r["n_prompt"] else "decode": r["avg_ts"] for r in results}
 
 
-def in_turns(a, b):
-    """What two contenders measured in each round. Who comes first in one round comes second in the next."""
+def in_turns(*contenders):
+    """What the contenders measured in each round. Who comes first in one round comes last in the next."""
     results = []
     for i in range(ROUNDS):
-        pair = {}
-        for contender in [a, b][::1 if i % 2 == 0 else -1]:
-            pair[contender] = contender()
-        results.append((pair[a], pair[b]))
+        order = contenders[::1 if i % 2 == 0 else -1]
+        of = {contender: contender() for contender in order}
+        results.append([of[contender] for contender in contenders])
     return results
 
 
@@ -61,18 +63,24 @@ def row(*cells):
 
 def compare(kind, threads):
     path = f"{MODELS}/{kind}.gguf"
-    rounds = in_turns(lambda: ours(threads, "--expert", path), lambda: theirs(threads, path))
-    # What memory can do is the best that was seen: what else ran only takes from it.
-    read = BEST_READ[threads] = max(BEST_READ[threads], *(x["read"]["gb_per_s"] for x, _ in rounds))
+    packed = f"{MODELS}/{kind}-packed.gguf"
+    rounds = in_turns(lambda: ours(threads, "--expert", path), lambda: ours(threads, "--expert", packed),
+                      lambda: theirs(threads, path))
+    products = float(subprocess.run([INT8_PEAK, threads], capture_output=True, text=True, check=True).stdout)
+    peak = BEST_PRODUCTS[threads] = max(BEST_PRODUCTS[threads], products)
+    read = BEST_READ[threads] = max(BEST_READ[threads], *(x["read"]["gb_per_s"] for of in rounds for x in of[:2]))
     token_bytes = rounds[0][0]["weight_bytes_per_token"]
     for test in ["prefill", "decode"]:
-        xelm, llama = [x[test]["tokens_per_s"] for x, _ in rounds], [y[test] for _, y in rounds]
-        medians = [statistics.median(rates) for rates in (xelm, llama)]
-        shares = ["", "", ""]
-        if test == "decode":
-            shares = [*(f"{rate * token_bytes / 1e9 / read:.2f}" for rate in medians), f"{read:.1f}"]
-        row(kind, f"{token_bytes / 1e6:.0f}", threads, test, *spread((x / y for x, y in zip(xelm, llama)), 2),
-            *(f"{rate:.1f}" for rate in medians), *shares)
+        llama = [of[2][test] for of in rounds]
+        for layout, index in [("standard", 0), ("packed", 1)]:
+            xelm = [of[index][test]["tokens_per_s"] for of in rounds]
+            medians = [statistics.median(rates) for rates in (xelm, llama)]
+            if test == "decode":
+                shares = [*(f"{rate * token_bytes / 1e9 / read:.2f}" for rate in medians), f"{read:.1f}"]
+            else:
+                shares = [*(f"{2e-9 * rate * PRODUCTS / peak:.2f}" for rate in medians), f"{peak:.0f}"]
+            row(kind, layout, f"{token_bytes / 1e6:.0f}", threads, test,
+                *spread((x / y for x, y in zip(xelm, llama)), 2), *(f"{rate:.1f}" for rate in medians), *shares)
 
 
 def mix(kind, threads):
@@ -101,13 +109,14 @@ def head():
     print(f"# {' '.join(THEIRS)} -t T -m FILE")
     print(f"# {ROUNDS} rounds, medians. ratio: xelm's tokens/s over llama.cpp's, of each round. xelm chooses each token,"
           " the most probable one; llama-bench takes any.")
-    print("# share: of the bandwidth with which as many threads read, the best until then, in GB/s.")
+    print("# share: of what the machine was seen to do until then with as many threads. Decode: of the bandwidth, GB/s, with"
+          " which xelm bench reads. Prefill: of the products of bytes, GOP/s, of tests/int8_peak.c.")
 
 
 def main():
     head()
-    row("type", "mb_per_token", "threads", "test", "ratio", "lowest", "highest", "xelm", "llama.cpp", "xelm_share",
-        "llama.cpp_share", "read_gb_per_s")
+    row("type", "layout", "mb_per_token", "threads", "test", "ratio", "lowest", "highest", "xelm", "llama.cpp",
+        "xelm_share", "llama.cpp_share", "peak")
     for kind in TYPES:
         for threads in THREADS:
             compare(kind, threads)

@@ -191,6 +191,13 @@ impl Vectorised for Finish<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
+        macro_rules! each {
+            ($row:ident, $function:expr) => {
+                for x in $row {
+                    *x = $function(*x);
+                }
+            };
+        }
         let Finish { mut out, bias, after } = self;
         let columns = out.range();
         let bias = bias.get(columns.clone()).unwrap_or_default();
@@ -201,9 +208,9 @@ impl Vectorised for Finish<'_> {
             }
             // Three loops: a choice inside one would keep it from being vectorised.
             match after {
-                Some(Activation::GeluErf) => row.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
-                Some(Activation::GeluTanh) => row.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-                Some(Activation::Relu) => row.iter_mut().for_each(|x| *x = math::relu(*x)),
+                Some(Activation::GeluErf) => each!(row, math::gelu_erf),
+                Some(Activation::GeluTanh) => each!(row, math::gelu_tanh),
+                Some(Activation::Relu) => each!(row, math::relu),
                 None => {}
             }
         }
