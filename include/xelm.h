@@ -276,6 +276,7 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 
 // The file's weights are packed, and are needed as a standard file has them.
 #define XELM_PACKED 29
+
 // A device cannot be used, or failed.
 #define XELM_DEVICE 30
 
