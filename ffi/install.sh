@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds the C library and installs it, with what pkg-config and CMake need to find it.
 #
-#   ffi/install.sh [--prefix DIR] [--target TRIPLE] [--static-only]
+#   ffi/install.sh [--prefix DIR] [--target TRIPLE] [--static-only] [--cuda]
 #
 #   --prefix DIR      where to; the default is /usr/local
 #   --target TRIPLE   for another machine than this one (a target of `rustup target add`)
 #   --static-only     libxelm.a alone, without the shared library
+#   --cuda            for NVIDIA cards, too; the driver is looked for at run time
 #
 # DESTDIR is put in front of the prefix, as package builders expect. The installed tree may be moved.
 # Needs cargo, nothing else.
@@ -14,6 +15,7 @@ set -eu
 prefix=/usr/local
 target=
 static_only=
+features=
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix) prefix=${2:?"--prefix needs a folder"}; shift ;;
@@ -21,6 +23,7 @@ while [ $# -gt 0 ]; do
         --target) target=${2:?"--target needs a triple"}; shift ;;
         --target=*) target=${1#*=} ;;
         --static-only) static_only=1 ;;
+        --cuda) features=cuda ;;
         *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift
@@ -38,7 +41,7 @@ mkdir -p "${CARGO_TARGET_DIR:-target}"
 
 echo "building libxelm $version" >&2
 "${CARGO:-cargo}" rustc --color never --release --locked -p xelm-ffi --lib --crate-type "$crate_types" \
-    ${target:+--target "$target"} -- --print native-static-libs 2> "$log" || { cat "$log" >&2; exit 1; }
+    ${target:+--target "$target"} ${features:+--features "$features"} -- --print native-static-libs 2> "$log" || { cat "$log" >&2; exit 1; }
 # What a program that links the static library must link besides, as rustc says.
 libs=$(sed -n 's/^note: native-static-libs: //p' "$log")
 [ -n "$libs" ] || { echo "rustc named no libraries: see $log" >&2; exit 1; }

@@ -100,6 +100,9 @@ typedef struct {
 // How keys and values of a session are stored.
 typedef int32_t xelm_kv_type;
 
+// Who computes a session's passes: this processor, or the CUDA card with a number from 0 on.
+typedef int32_t xelm_device;
+
 // When the experts of an ensemble are chosen.
 typedef int32_t xelm_routing;
 
@@ -135,8 +138,10 @@ typedef struct {
     size_t mapped;
     // Experts whose keys and values fit at once.
     size_t n_resident;
+    // Not part of `total`: bytes of the card's memory, where one computes (`xelm_params_set_device`).
+    size_t device;
     // For later versions; 0.
-    size_t reserved[7];
+    size_t reserved[6];
 } xelm_plan;
 
 // An expert that takes part in a step, and its share of the mixture.
@@ -272,6 +277,12 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // The file's weights are packed, and are needed as a standard file has them.
 #define XELM_PACKED 29
 
+// A device cannot be used, or failed.
+#define XELM_DEVICE 30
+
+// A device has not as much memory left as was planned.
+#define XELM_DEVICE_FULL 31
+
 // A pointer is NULL.
 #define XELM_NULL 64
 
@@ -298,6 +309,9 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 
 // Single precision.
 #define XELM_KV_F32 1
+
+// This processor: the default.
+#define XELM_DEVICE_CPU -1
 
 // At every token, from all text so far: the default.
 #define XELM_ROUTE_TOKEN 0
@@ -382,6 +396,13 @@ xelm_status xelm_params_set_n_lent(xelm_params *params,
 
 // How keys and values are stored: XELM_KV_F16 or XELM_KV_F32.
 xelm_status xelm_params_set_kv_type(xelm_params *params, xelm_kv_type kv_type);
+
+// Who computes: XELM_DEVICE_CPU, or the number of a CUDA card, which then holds the weights of all experts of the
+// session, its keys and values. The plan says how much of the card's memory that takes. Tokens of a pass
+// should be some hundred there (`xelm_params_set_n_batch`). XELM_DEVICE, when a session is planned, where the
+// library was built without CUDA.
+xelm_status xelm_params_set_device(xelm_params *params,
+                                   xelm_device device);
 
 // How tokens are chosen. `temperature` 0 takes the most probable one; otherwise one is drawn from
 // the `top_k` most probable (0 for all), of these from those at least `min_p` times as probable as the

@@ -80,6 +80,7 @@ public:
     Params &n_batch(std::size_t n) { return set(xelm_params_set_n_batch(&raw_, n)); }
     Params &max_text(std::size_t bytes) { return set(xelm_params_set_max_text(&raw_, bytes)); }
     Params &n_threads(std::size_t n) { return set(xelm_params_set_n_threads(&raw_, n)); }
+    Params &device(xelm_device device) { return set(xelm_params_set_device(&raw_, device)); }
 #ifdef XELM_STD
     Params &n_lent(std::size_t n) { return set(xelm_params_set_n_lent(&raw_, n)); }
 #endif

@@ -1,6 +1,6 @@
 """Plants one mistake after another in the CUDA kernels and runs the tests: each must fail.
 
-    cuda_mutations.py KERNELS SCRATCH TEST_BINARY
+    cuda_mutations.py SCRATCH TRAIN_KERNELS TRAIN_TESTS RUNTIME_KERNELS RUNTIME_TESTS
 """
 
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 # File, what stands there, what is put in its place: flipped signs, mostly in the backward kernels.
-MUTATIONS = [
+TRAIN = [
     ("attention.cu", "prob * (d_prob - delta[h.row])", "prob * (d_prob + delta[h.row])"),
     ("attention.cu", "prob * (d_prob * factor - delta[row])", "prob * (d_prob * factor + delta[row])"),
     ("attention.cu", "acc[i] += weight * to_float(k", "acc[i] -= weight * to_float(k"),
@@ -43,8 +43,45 @@ MUTATIONS = [
     ("optimizer.cu", "max_norm / length", "length / max_norm"),
 ]
 
+# Of the runtime's kernels: signs, numbers of bits and bytes, bounds, barriers.
+RUNTIME = [
+    ("attention.cu", "*past + blockIdx.x;", "blockIdx.x;"),
+    ("attention.cu", "start > position) return", "start >= position) return"),
+    ("attention.cu", "position + 1 - start", "position - start"),
+    ("attention.cu", "    __syncwarp();\n\n    // Each lane scores", "\n    // Each lane scores"),
+    ("attention.cu", "    __syncwarp();\n\n    // Each lane weighs", "\n    // Each lane weighs"),
+    ("attention.cu", "sum * scale :", "sum :"),
+    ("attention.cu", "lanes[blockIdx.z].slot", "lanes[0].slot"),
+    ("attention.cu", "sum += share * part[head_dim + 1]", "sum += part[head_dim + 1]"),
+    ("attention.cu", "    __syncthreads();\n    if (q)", "    if (q)"),
+    ("common.cuh", "copysignf(0.5f, wide)", "0.5f"),
+    ("common.cuh", "sum += __shfl_xor_sync(ALL_LANES, sum, o)", "sum -= __shfl_xor_sync(ALL_LANES, sum, o)"),
+    ("common.cuh", "for (int w = 0; w < WARPS; w++)", "for (int w = 1; w < WARPS; w++)"),
+    ("embed.cu", "(q - F::OFFSET)", "q"),
+    ("embed.cu", "v + u.m[h]", "v - u.m[h]"),
+    ("embed.cu", "(*past + blockIdx.x)", "(blockIdx.x)"),
+    ("formats.cuh", "static const int OFFSET = 8", "static const int OFFSET = 7"),
+    ("formats.cuh", "static const int OFFSET = 32", "static const int OFFSET = 31"),
+    ("formats.cuh", "-(dmin * (float)m)", "(dmin * (float)m)"),
+    ("formats.cuh", "a >> 6 << 4", "a >> 6"),
+    ("formats.cuh", "2 * p + 1, 0x01010101", "2 * p, 0x01010101"),
+    ("formats.cuh", "2 * j + 4, 0x03030303", "2 * j, 0x03030303"),
+    ("formats.cuh", "(i8)block[192 + run]", "block[192 + run]"),
+    ("math.cuh", "x * 0.70710678118654752f", "x"),
+    ("math.cuh", "0.044715f * x * x", "0.044715f * x"),
+    ("math.cuh", "x < 0.0f ? 0.0f : x", "x"),
+    ("matmul.cu", "dots[0] + dots[1] - F::OFFSET * all", "dots[0] + dots[1] + F::OFFSET * all"),
+    ("matmul.cu", "w.run[h] % 2 ? s.sums[1]", "w.run[h] % 2 ? s.sums[0]"),
+    ("matmul.cu", "if (w.bias) v += w.bias[row]", "if (w.bias) v -= w.bias[row]"),
+    ("matmul.cu", "token += lane % TOKENS", "token += lane / TOKENS"),
+    ("matmul.cu", "end.add ? *to + v : v", "end.add ? *to - v : v"),
+    ("norm.cu", "first + blockIdx.x", "blockIdx.x"),
+    ("norm.cu", "+ norm.bias[c]", "- norm.bias[c]"),
+    ("norm.cu", "    __syncthreads();\n    if (q)", "    if (q)"),
+]
+
 # The tests that run a file's kernels.
-TESTS = {
+TRAIN_TESTS = {
     "attention.cu": ["attention"],
     "attention_mma.cu": ["attention"],
     "elementwise.cu": ["activation", "residual", "linear"],
@@ -57,11 +94,10 @@ TESTS = {
 }
 
 
-def main():
-    kernels, scratch, binary = sys.argv[1:]
-    scratch = pathlib.Path(scratch).absolute()
+def survivors_of(mutations, variable, kernels, scratch, command):
+    """The mistakes with which the tests pass all the same."""
     survivors = []
-    for number, (name, old, new) in enumerate(MUTATIONS):
+    for number, (name, old, new) in enumerate(mutations):
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(kernels, scratch)
         source = scratch / name
@@ -69,14 +105,27 @@ def main():
         if old not in text:
             sys.exit(f"{name} has no {old!r} any more: mend tests/cuda_mutations.py")
         source.write_text(text.replace(old, new, 1))
-        environment = dict(os.environ, XELM_KERNELS=str(scratch))
-        result = subprocess.run([binary, "--exact", *TESTS[name]], env=environment, capture_output=True)
+        environment = dict(os.environ, **{variable: str(scratch)})
+        result = subprocess.run(command(name), env=environment, capture_output=True)
         if result.returncode == 0:
             survivors.append(f"{name}: {old!r} -> {new!r}")
-        print(f"\r{number + 1}/{len(MUTATIONS)}", end="", file=sys.stderr, flush=True)
+        print(f"\r{number + 1}/{len(mutations)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     shutil.rmtree(scratch, ignore_errors=True)
-    print(f"{len(MUTATIONS) - len(survivors)} of {len(MUTATIONS)} mistakes found")
+    return survivors
+
+
+def main():
+    scratch, train, train_tests, runtime, runtime_tests = sys.argv[1:]
+    scratch = pathlib.Path(scratch).absolute()
+    survivors = survivors_of(
+        TRAIN, "XELM_KERNELS", train, scratch, lambda name: [train_tests, "--exact", *TRAIN_TESTS[name]]
+    )
+    survivors += survivors_of(
+        RUNTIME, "XELM_RUNTIME_KERNELS", runtime, scratch, lambda _: [runtime_tests, "--exact", "every_model"]
+    )
+    n = len(TRAIN) + len(RUNTIME)
+    print(f"{n - len(survivors)} of {n} mistakes found")
     if survivors:
         sys.exit("not found:\n" + "\n".join(survivors))
 

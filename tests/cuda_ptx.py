@@ -1,11 +1,11 @@
 """Compiles the CUDA kernels to PTX with NVRTC, and assembles the PTX with ptxas, both from NVIDIA's wheels;
 no GPU, driver or toolkit is needed.
 
-    cuda_ptx.py WHEELS KERNELS OUT
+    cuda_ptx.py WHEELS OUT
 
-WHEELS is the folder `nvidia` of a site-packages folder; OUT receives f32.ptx and bf16.ptx. Prints a table of
-registers, shared memory and spills (with stack frames) per kernel and architecture as tab-separated values,
-and fails where a kernel has any of the last.
+WHEELS is the folder `nvidia` of a site-packages folder; OUT receives f32.ptx, bf16.ptx and runtime.ptx. Prints a
+table of registers, shared memory and spills (with stack frames) per kernel and architecture as tab-separated
+values, and fails where a kernel has any of the last.
 """
 
 import ctypes
@@ -18,6 +18,14 @@ import tempfile
 ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90"]
 # The oldest cards with bf16 matrix instructions; later ones run the same PTX.
 COMPUTE = "compute_80"
+# What is compiled: a name, the folder of its kernels, and options.
+TRAIN, RUNTIME = "xelm-train/src/backend/cuda/kernels", "xelm-runtime/src/cuda/kernels"
+SETS = [
+    ("f32", TRAIN, ["--define-macro=XELM_F32"]),
+    ("bf16", TRAIN, ["--define-macro=XELM_BF16"]),
+    # A number must not depend on the kernel that makes it: what is fused differs between them.
+    ("runtime", RUNTIME, ["--fmad=false"]),
+]
 
 
 class Nvrtc:
@@ -36,7 +44,7 @@ class Nvrtc:
         getattr(self.library, f"nvrtcGet{what}")(program, text)
         return text.value.decode()
 
-    def compile(self, source, define):
+    def compile(self, source, more):
         program = ctypes.c_void_p()
         name = source.name.encode()
         self.library.nvrtcCreateProgram(
@@ -45,9 +53,9 @@ class Nvrtc:
         options = [
             f"--gpu-architecture={COMPUTE}",
             "--std=c++17",
-            f"--define-macro={define}",
             f"--include-path={source.parent}",
             f"--include-path={self.headers}",
+            *more,
         ]
         array = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
         status = self.library.nvrtcCompileProgram(program, len(options), array)
@@ -55,7 +63,7 @@ class Nvrtc:
         if log:
             print(log, file=sys.stderr)
         if status != 0:
-            sys.exit(f"NVRTC does not compile {source} with {define}")
+            sys.exit(f"NVRTC does not compile {source} with {more}")
         return self._text(program, "PTX")
 
 
@@ -82,21 +90,21 @@ def assemble(ptxas, ptx, architecture):
 
 
 def main():
-    wheels, kernels, out = map(pathlib.Path, sys.argv[1:])
+    wheels, out = map(pathlib.Path, sys.argv[1:])
     nvrtc = Nvrtc(wheels)
     out.mkdir(parents=True, exist_ok=True)
-    print("precision", "kernel", *[f"{a} registers" for a in ARCHITECTURES], "shared", "spills", sep="\t")
+    print("set", "kernel", *[f"{a} registers" for a in ARCHITECTURES], "shared", "spills", sep="\t")
     n_spills = 0
-    for precision, define in [("f32", "XELM_F32"), ("bf16", "XELM_BF16")]:
-        ptx = out / f"{precision}.ptx"
-        ptx.write_text(nvrtc.compile(kernels / "kernels.cu", define))
+    for name_of_set, kernels, options in SETS:
+        ptx = out / f"{name_of_set}.ptx"
+        ptx.write_text(nvrtc.compile(pathlib.Path(kernels) / "kernels.cu", options))
         tables = [assemble(wheels / "cuda_nvcc/bin/ptxas", ptx, a) for a in ARCHITECTURES]
         for name in sorted(tables[0]):
             rows = [table[name] for table in tables]
             spills = sum(row["spills"] for row in rows)
             n_spills += spills > 0
             registers = [row["registers"] for row in rows]
-            print(precision, name, *registers, rows[0]["shared"], spills, sep="\t")
+            print(name_of_set, name, *registers, rows[0]["shared"], spills, sep="\t")
     if n_spills:
         sys.exit(f"{n_spills} kernels spill registers")
 

@@ -21,6 +21,10 @@ MODEL = ["--n-layer", "4", "--n-embd", "128", "--n-head", "4", "--n-ctx", "128",
 PRETRAIN = ["--steps", str(STEPS), "--lr", "2e-3", "--save-every", "20", *MODEL]
 # Nats between the last 20 losses of f32 on the CPU and bf16 on the card, in the mean.
 LOSS_BOUND = 0.02
+# Share of the memory's rate at which decoding reads weights.
+DECODE_BOUND = 0.6
+# Layers, width, vocabulary, positions of XGLM-564M.
+SHAPE = [24, 1024, 256008, 2048]
 
 
 class Table:
@@ -53,6 +57,7 @@ class Xelm:
     def __init__(self, programs):
         self.program = str(programs / "xelm-under-test")
         self.check = str(programs / "xelm-gpu-check")
+        self.make = str(programs / "xelm-decode-speed")
         self.environment = dict(os.environ, LD_LIBRARY_PATH=library_path())
 
     def __call__(self, *args):
@@ -69,6 +74,10 @@ class Xelm:
         if result.stderr:
             print(result.stderr, file=sys.stderr)
         return result.returncode, [line.split("\t") for line in result.stdout.splitlines()]
+
+    def bench(self, *args):
+        fixed = ["--device", "cuda", "--temperature", "0", "--prompt", "512", "--generate", "128", "--json"]
+        return json.loads(self("bench", *args, *fixed))
 
     def killed(self, run, steps, *args):
         """Starts a command and kills it once its log has `steps` lines."""
@@ -130,27 +139,48 @@ def training(xelm, folder, table):
     table.add("the same, f32 on the card", f"{mean:.4f}", f"<= {LOSS_BOUND}", mean <= LOSS_BOUND)
 
 
-def sanitizer(xelm, table):
+def runtime(xelm, folder, table):
+    """The runtime on the card: logits against the CPU's, decoding and prefill beside what memory allows."""
+    status, rows = xelm.lines("runtime", str(folder))
+    for model, best, worst, bounds, same, allocations in (r for r in rows[1:] if len(r) == 6):
+        figure = f"{best}, {worst}; same bits in other passes: {same}, allocations: {allocations}"
+        of_best, of_worst = map(float, bounds.split(", "))
+        fine = float(best) <= of_best and float(worst) <= of_worst and same == "true" and allocations == "0"
+        table.add(f"logits, {model}", figure, f"<= {bounds}; true, 0", fine)
+    table.add("all models", f"exit code {status}", "0", status == 0)
+
+    _, [[memory]] = xelm.lines("memory")
+    table.add("memory is set to zero at", f"{memory} GB/s")
+    experts = []
+    for dtype in ["q8_0", "q4_0"]:
+        name = f"{dtype}.gguf"
+        subprocess.run([xelm.make, "make", folder / name, *map(str, SHAPE), dtype], check=True)
+        experts.append(name)
+        bench = xelm.bench("--expert", folder / name)
+        rate, prefill = bench["decode"]["tokens_per_s"], bench["prefill"]["tokens_per_s"]
+        share = bench["decode"]["gb_per_s"] / float(memory)
+        figure = f"{rate:.0f} tokens/s, {bench['decode']['gb_per_s']:.0f} GB/s = {share:.0%} of memory's rate"
+        table.add(f"decode, 564M {dtype}", figure, f">= {DECODE_BOUND:.0%}", share >= DECODE_BOUND)
+        table.add(f"prefill, 564M {dtype}", f"{prefill:.0f} tokens/s, {bench['card_bytes'] >> 20} MiB of the card")
+    subprocess.run([xelm.make, "set", folder, *experts], check=True)
+    one, two = (xelm.bench("--set", folder, "--ensemble", m)["decode"]["tokens_per_s"] for m in [1, 2])
+    table.add("decode, one of two experts, both side by side", f"{one:.0f} and {two:.0f} tokens/s")
+
+
+def sanitizer(xelm, table, *checks):
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     for name in ["memcheck", "racecheck"]:
         if not tool:
-            table.missing(f"compute-sanitizer {name}", "compute-sanitizer is not installed")
+            table.missing(f"compute-sanitizer {name}, {checks[0]}", "compute-sanitizer is not installed")
             continue
-        command = [tool, "--tool", name, "--error-exitcode", "9", xelm.check, "ops"]
+        command = [tool, "--tool", name, "--error-exitcode", "9", xelm.check, *checks]
         result = subprocess.run(command, env=xelm.environment, capture_output=True, text=True)
         said = [line for line in result.stdout.splitlines() if "ERROR SUMMARY" in line or "RACECHECK SUMMARY" in line]
-        table.add(f"compute-sanitizer {name}", " ".join(said) or "no summary", "0 errors", result.returncode != 9 and bool(said))
+        table.add(f"compute-sanitizer {name}, {checks[0]}", " ".join(said) or "no summary", "0 errors", result.returncode != 9 and bool(said))
 
 
-def main():
-    programs, out = map(pathlib.Path, sys.argv[1:])
-    xelm, table = Xelm(programs), Table()
-    devices = json.loads(xelm("devices", "--json"))
-    if not devices["cuda"]:
-        sys.exit(devices["missing"] or "the driver shows no card")
-    card = devices["cuda"][0]
-    table.add("card", f"{card['name']}, cuBLASLt {'found' if devices['cublaslt'] else 'not found'}")
-
+def trainer(xelm, devices, table):
+    """Operations, training, its speed."""
     status, rows = xelm.lines("ops")
     for operation, precision, products, cases, worst, bound in (r for r in rows[1:] if len(r) == 6):
         table.add(f"{operation}, {precision}, {products} products, {cases} cases", worst, f"<= {bound}", float(worst) <= float(bound))
@@ -158,7 +188,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         training(xelm, pathlib.Path(folder), table)
-    sanitizer(xelm, table)
+    sanitizer(xelm, table, "ops")
 
     rates = {}
     if devices["cublaslt"]:
@@ -180,6 +210,27 @@ def main():
             table.add(f"PyTorch {model}, compiled, bf16", f"{torch:.0f} tokens/s; ours / PyTorch = {rate / torch:.2f}")
     else:
         table.missing("PyTorch", "not installed")
+
+
+def main():
+    programs, out = map(pathlib.Path, sys.argv[1:])
+    xelm, table = Xelm(programs), Table()
+    devices = json.loads(xelm("devices", "--json"))
+    if not devices["cuda"]:
+        sys.exit(devices["missing"] or "the driver shows no card")
+    card = devices["cuda"][0]
+    table.add("card", f"{card['name']}, cuBLASLt {'found' if devices['cublaslt'] else 'not found'}")
+
+    only = os.environ.get("XELM_GPU", "")
+    if only != "runtime":
+        trainer(xelm, devices, table)
+    if only != "train":
+        with tempfile.TemporaryDirectory() as folder:
+            runtime(xelm, pathlib.Path(folder), table)
+        with tempfile.TemporaryDirectory() as folder:
+            # Both formats of activations, and the awkward width.
+            for word in ["q8_0 96 F16", "f32 20 F32"]:
+                sanitizer(xelm, table, "runtime", folder, word)
 
     name = card["name"].replace("NVIDIA ", "").replace(" ", "-")
     out.mkdir(parents=True, exist_ok=True)

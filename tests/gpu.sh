@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Everything that a card must show, in under 8 minutes, from programs that were built elsewhere.
+# Everything that a card must show, training and running experts, from programs that were built elsewhere.
 #
 #   tests/gpu.sh build       where Rust is: builds the programs into target/gpu
 #   tests/gpu.sh run [OUT]   where the card is, with target/gpu beside the sources: prints one table and writes
-#                            it to OUT/<date>-<card>.tsv (default docs/gpu); fails where a check falls short
+#                            it to OUT/<date>-<card>.tsv (default docs/gpu); fails where a check falls short.
+#                            XELM_GPU=train or =runtime runs only those checks
 #
 # The machine with the card needs a driver and Python 3. cuBLASLt and PyTorch are used where they are found,
 # compute-sanitizer too; what is missing is said in the table.
@@ -14,7 +15,7 @@ case ${1:-} in
     build)
         cargo build --release --locked --package xelm-tests --bins
         mkdir -p target/gpu
-        for program in xelm-under-test xelm-gpu-check; do
+        for program in xelm-under-test xelm-gpu-check xelm-decode-speed; do
             strip -o "target/gpu/$program" "target/release/$program"
         done
         ls -l target/gpu

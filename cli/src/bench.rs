@@ -1,5 +1,6 @@
 //! `xelm bench`
 
+use crate::compute::ComputeArgs;
 use crate::generate::SamplerArgs;
 use crate::model::{Model, ModelArgs};
 use crate::{Result, print_line};
@@ -10,7 +11,6 @@ use xelm_runtime::arena::Arena;
 use xelm_runtime::ensemble::Ensemble;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::isa::{Isa, Vectorised};
-use xelm_runtime::kernels::Kernels;
 use xelm_runtime::parallel::Parallel;
 use xelm_runtime::pool::Pool;
 use xelm_runtime::rng::Rng;
@@ -29,8 +29,8 @@ use xelm_train::memory::Memory;
 /// the system may have in memory already, with a session of its own each time.
 ///
 /// The weights that a token reads are compared with what this machine reads from memory with as many
-/// threads, measured in turns with the rest: the sum of a buffer of 256 MiB, the best of five. The table of
-/// positions counts with the one row that is read; keys and values do not count.
+/// threads, measured in turns with the rest: the sum of a buffer of 256 MiB, the best of five; on a
+/// card they are not compared. The table of positions counts with the one row that is read; keys and values do not count.
 ///
 /// Printed are medians of the repetitions, with the lowest and the highest.
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,8 @@ pub(crate) struct Args {
     batch: usize,
     #[command(flatten)]
     sampler: SamplerArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Print as one JSON object.
     #[arg(long)]
     json: bool,
@@ -77,7 +79,7 @@ impl Args {
             let start = Instant::now();
             let model = self.model.open()?;
             open_ms.push(start.elapsed().as_secs_f64() * 1e3);
-            self.with_session(&model, &pool, |session, mut sampler| {
+            self.with_session(&model, &pool, |session, mut sampler, _| {
                 session.prefill(&[first_token(session.ensemble())])?;
                 session.sample(&mut sampler)?;
                 Ok(())
@@ -86,8 +88,8 @@ impl Args {
         }
         let model = self.model.open()?;
         let mut measured = vec![("open", "ms", open_ms), ("first_token", "ms", first_ms)];
-        let facts = self.with_session(&model, &pool, |session, sampler| {
-            self.measure(session, sampler, &pool, before, &mut measured)
+        let facts = self.with_session(&model, &pool, |session, sampler, on_card| {
+            self.measure(session, sampler, &pool, before, on_card, &mut measured)
         })?;
         self.print(&facts, &measured)
     }
@@ -97,16 +99,16 @@ impl Args {
         &self,
         model: &Model,
         pool: &Pool,
-        work: impl FnOnce(&mut Session<'_>, Sampler) -> Result<T>,
+        work: impl FnOnce(&mut Session<'_>, Sampler, usize) -> Result<T>,
     ) -> Result<T> {
         model.with(|ensemble| {
             let mixing = model.mixing;
             let (n_ctx, n_batch) = (self.ctx, self.batch);
             let options = Options { n_ctx, n_batch, max_text: 0, mixing, ..Options::default() };
-            let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
-            let kernels = Kernels::new(Isa::detect());
-            let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, pool)?;
-            work(&mut session, Sampler::new(self.sampler.into())?)
+            let sampler = Sampler::new(self.sampler.into())?;
+            self.compute.with_session(ensemble, &options, pool, |session, on_card| {
+                work(session, sampler, on_card)
+            })
         })
     }
 
@@ -117,6 +119,7 @@ impl Args {
         mut sampler: Sampler,
         pool: &Pool,
         before: Option<u64>,
+        on_card: usize,
         measured: &mut Measured,
     ) -> Result<Facts> {
         let ensemble = *session.ensemble();
@@ -128,7 +131,7 @@ impl Args {
         session.prefill(&prompt)?;
         decode(session, &mut sampler, self.generate.min(16))?;
         let grown = before.zip(anonymous()).map(|(before, now)| now.saturating_sub(before));
-        let buffer = vec![1; BUFFER / size_of::<u64>()];
+        let buffer = vec![1; if on_card == 0 { BUFFER / size_of::<u64>() } else { 0 }];
         let isa = Isa::detect();
 
         let (mut prefill, mut tokens, mut rates) = (Vec::new(), Vec::new(), Vec::new());
@@ -146,11 +149,13 @@ impl Args {
             tokens.push(f64::from(self.generate) / seconds);
             token_bytes = bytes / self.generate as usize;
 
-            let read = (0..5).map(|_| read_rate(&buffer, isa, pool)).fold(0.0, f64::max);
             let rate = bytes as f64 / seconds;
             rates.push(rate / 1e9);
-            shares.push(rate / read);
-            reads.push(read / 1e9);
+            if on_card == 0 {
+                let read = (0..5).map(|_| read_rate(&buffer, isa, pool)).fold(0.0, f64::max);
+                shares.push(rate / read);
+                reads.push(read / 1e9);
+            }
             routing.extend(route(session, &prompt)?);
         }
         measured.extend([
@@ -175,6 +180,7 @@ impl Args {
             ("weight_bytes_per_token", json!(token_bytes)),
             ("weight_bytes_mapped", json!(ensemble.weight_bytes())),
             ("plan_bytes", json!(Session::plan(ensemble, session.options())?.total)),
+            ("card_bytes", json!(on_card)),
             ("rss_anon_bytes", json!(grown)),
         ])
     }

@@ -1,5 +1,6 @@
 //! `xelm demo`: the whole pipeline on the bundled corpus, or on one of the user's.
 
+use crate::compute::ComputeArgs;
 use crate::eval::render;
 use crate::generate::generate;
 use crate::pack::router_line;
@@ -201,6 +202,7 @@ impl Args {
                     prompt,
                     40,
                     sampler,
+                    ComputeArgs::CPU,
                     threads,
                     &mut emit,
                 )?;

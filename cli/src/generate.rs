@@ -1,18 +1,16 @@
 //! `xelm generate`
 
+use crate::compute::ComputeArgs;
 use crate::model::ModelArgs;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::io::Write;
 use xelm_runtime::ensemble::{Active, Ensemble};
-use xelm_runtime::isa::Isa;
-use xelm_runtime::kernels::Kernels;
 use xelm_runtime::pool::Pool;
 use xelm_runtime::sampler::{Sampler, SamplerOptions};
 use xelm_runtime::score::{Stop, Written};
-use xelm_runtime::session::{Mixing, Options, Session};
+use xelm_runtime::session::{Mixing, Options};
 use xelm_runtime::tokenizer::TextStream;
-use xelm_train::memory::Memory;
 
 /// Writes text with an expert or a mixture of experts, token by token.
 #[derive(Debug, clap::Args)]
@@ -27,6 +25,8 @@ pub(crate) struct Args {
     max_tokens: usize,
     #[command(flatten)]
     sampler: SamplerArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Choose among all tokens of the vocabulary, also where the experts have shortlists.
     #[arg(long)]
     full_output: bool,
@@ -106,6 +106,7 @@ impl Args {
                 &self.prompt,
                 self.max_tokens,
                 sampler,
+                self.compute,
                 threads,
                 &mut emit,
             )
@@ -155,6 +156,7 @@ pub(crate) fn generate<'e>(
     prompt: &str,
     max_tokens: usize,
     sampler: SamplerOptions,
+    compute: ComputeArgs,
     threads: usize,
     emit: &mut dyn FnMut(Written<'_>) -> bool,
 ) -> Result<Generated> {
@@ -163,12 +165,11 @@ pub(crate) fn generate<'e>(
     let tokenizer = ensemble.tokenizer().ok_or(xelm_runtime::Error::NoTokenizer)?;
     let max_text = tokenizer.normalizer().normalized_len(prompt.as_bytes());
     let options = Options { max_text, mixing, full_output, ..Options::default() };
-    let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
     let pool = Pool::new(threads)?;
-    let kernels = Kernels::new(Isa::detect());
-    let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, &pool)?;
-    session.prefill_text(prompt.as_bytes())?;
-    let stream = if prompt.is_empty() { TextStream::new() } else { TextStream::continuing() };
-    let (n_tokens, stop) = session.generate(&mut sampler, max_tokens, stream, emit)?;
-    Ok(Generated { n_tokens, stop, active: session.active().to_vec() })
+    compute.with_session(ensemble, &options, &pool, |session, _| {
+        session.prefill_text(prompt.as_bytes())?;
+        let stream = if prompt.is_empty() { TextStream::new() } else { TextStream::continuing() };
+        let (n_tokens, stop) = session.generate(&mut sampler, max_tokens, stream, emit)?;
+        Ok(Generated { n_tokens, stop, active: session.active().to_vec() })
+    })
 }

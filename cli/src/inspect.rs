@@ -1,10 +1,12 @@
 //! `xelm inspect`
 
+use crate::compute::on_card;
 use crate::model::Model;
 use crate::{Result, print_line};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use xelm_runtime::cuda;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{Array, Gguf, Value, keys};
 use xelm_runtime::layout::Layout;
@@ -21,8 +23,8 @@ use xelm_runtime::set::{Row, SET_FILE};
 pub(crate) struct Args {
     /// A GGUF file (expert, set.gguf, checkpoint, token shard, vocabulary) or the folder of a set.
     path: PathBuf,
-    /// Also show the memory that a session takes, by category: exactly what the runtime asks for. Of a
-    /// set, a session that mixes the experts that are present.
+    /// Also show the memory that a session takes, by category: exactly what the runtime asks for, and what one on a
+    /// card takes there. Of a set, a session that mixes the experts that are present.
     #[arg(long)]
     plan: bool,
     /// With --plan: positions of the session; 0 for all that the model has.
@@ -130,11 +132,17 @@ impl Args {
         let model = Model::open(&self.path, mixing)?;
         model.with(|ensemble| {
             let n_ctx = self.ctx;
-            let plan = Session::plan(ensemble, &Options { n_ctx, mixing, ..Options::default() })?;
+            let options = Options { n_ctx, mixing, ..Options::default() };
+            let plan = Session::plan(ensemble, &options)?;
+            // None of a model that no kernel of a card computes.
+            let card = cuda::plan(ensemble, &Session::needs(ensemble, &on_card(&options))?).ok();
             Ok(Some(json!({
                 "total": plan.total, "kv": plan.kv, "scratch": plan.scratch, "text": plan.text,
                 "routing": plan.routing, "n_resident": plan.n_resident,
                 "weights_mapped": plan.mapped, "thread_stacks": (threads - 1) * THREAD_STACK,
+                "card_total": card.map(|card| card.total), "card_kv": card.map(|card| card.kv),
+                "card_weights": card.map(|card| card.weights),
+                "card_scratch": card.map(|card| card.scratch),
             })))
         })
     }

@@ -8,6 +8,7 @@ mod average;
 mod bench;
 mod card;
 mod cluster;
+mod compute;
 mod demo;
 mod device;
 mod eval;

@@ -1,15 +1,13 @@
 //! `xelm logits`
 
 use crate::Result;
+use crate::compute::ComputeArgs;
 use crate::open::ExpertArgs;
 use std::io::Write;
 use std::path::PathBuf;
 use xelm_runtime::format::AtomicFile;
-use xelm_runtime::isa::Isa;
-use xelm_runtime::kernels::Kernels;
 use xelm_runtime::pool::Pool;
-use xelm_runtime::session::{KvType, Options, Session, Want};
-use xelm_train::memory::Memory;
+use xelm_runtime::session::{KvType, Options, Want};
 
 /// Writes the logits after every token of a sequence as a NumPy array, f32 [n_token, n_vocab].
 ///
@@ -18,6 +16,8 @@ use xelm_train::memory::Memory;
 pub(crate) struct Args {
     #[command(flatten)]
     expert: ExpertArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Token ids, separated by commas; sequences begin with 2 (</s>).
     #[arg(long, value_delimiter = ',', required = true, value_name = "IDS")]
     tokens: Vec<u32>,
@@ -37,25 +37,22 @@ impl Args {
             full_output: true,
             ..Options::default()
         };
-        let mut memory = Memory::new(Session::plan(expert, &options)?.total);
         let pool = Pool::new(threads)?;
-        let kernels = Kernels::new(Isa::detect());
-        let mut session = Session::init(expert, &options, memory.bytes(), kernels, &pool)?;
         let fail = |e: std::io::Error| format!("cannot write {}: {e}", self.out.display());
         let mut file = AtomicFile::create(&self.out).map_err(fail)?;
         let shape = [self.tokens.len(), expert.config().n_vocab];
         file.write_all(&npy_header(shape)).map_err(fail)?;
         let mut written = Ok(());
-        session.run(
-            &self.tokens,
-            Want::All(&mut |_, logits| {
-                for logit in logits {
-                    if written.is_ok() {
-                        written = file.write_all(&logit.to_le_bytes());
-                    }
+        let mut write = |_: usize, logits: &[f32]| {
+            for logit in logits {
+                if written.is_ok() {
+                    written = file.write_all(&logit.to_le_bytes());
                 }
-            }),
-        )?;
+            }
+        };
+        self.compute.with_session(expert.into(), &options, &pool, |session, _| {
+            Ok(session.run(&self.tokens, Want::All(&mut write))?)
+        })?;
         written.map_err(fail)?;
         Ok(file.commit().map_err(fail)?)
     }

@@ -1,15 +1,13 @@
 //! `xelm score`
 
+use crate::compute::ComputeArgs;
 use crate::model::ModelArgs;
 use crate::{Result, print_line};
 use serde_json::json;
 use std::io::Read;
 use std::path::PathBuf;
-use xelm_runtime::isa::Isa;
-use xelm_runtime::kernels::Kernels;
 use xelm_runtime::pool::Pool;
-use xelm_runtime::session::{KvType, Options, Session};
-use xelm_train::memory::Memory;
+use xelm_runtime::session::{KvType, Options};
 
 /// How probable an expert or a mixture of experts finds a text: its negative log likelihood, perplexity per token and bits per
 /// byte.
@@ -20,6 +18,8 @@ use xelm_train::memory::Memory;
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// The text.
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     text: Option<String>,
@@ -62,18 +62,17 @@ impl Args {
                 full_output: true,
                 ..Options::default()
             };
-            let mut memory = Memory::new(Session::plan(ensemble, &options)?.total);
             let pool = Pool::new(threads)?;
-            let kernels = Kernels::new(Isa::detect());
-            let mut session = Session::init(ensemble, &options, memory.bytes(), kernels, &pool)?;
-            Ok(session.score_text_by_token(&text, |token| {
-                if self.steps {
-                    steps.push(json!({
-                        "token": token.token, "piece": tokenizer.piece(token.token),
-                        "nll": token.nll, "experts": model.weights_json(token.experts),
-                    }));
-                }
-            })?)
+            self.compute.with_session(ensemble, &options, &pool, |session, _| {
+                Ok(session.score_text_by_token(&text, |token| {
+                    if self.steps {
+                        steps.push(json!({
+                            "token": token.token, "piece": tokenizer.piece(token.token),
+                            "nll": token.nll, "experts": model.weights_json(token.experts),
+                        }));
+                    }
+                })?)
+            })
         })?;
         let (ppl, bpb) = (score.ppl(), score.bpb());
         if self.json {

@@ -7,7 +7,7 @@
 //! Without the feature `std` the library maps no files and starts no threads, and neither it nor
 //! anything in it has an allocator: sets and experts are opened from bytes.
 //!
-//! Floors: [`status`] → `pointer`, [`log`], `source` → [`params`] → [`set`], [`expert`] →
+//! Floors: [`status`] → `pointer`, [`log`], `source`, `device` → [`params`] → [`set`], [`expert`] →
 //! [`ensemble`] → [`session`] → [`text`], [`state`].
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -18,6 +18,7 @@
     reason = "the names are C's; what every pointer must be is said once, in the header"
 )]
 
+mod device;
 pub mod ensemble;
 pub mod expert;
 pub mod log;

@@ -24,6 +24,11 @@ pub const XELM_KV_F16: xelm_kv_type = 0;
 /// Single precision.
 pub const XELM_KV_F32: xelm_kv_type = 1;
 
+/// Who computes a session's passes: this processor, or the CUDA card with a number from 0 on.
+pub type xelm_device = i32;
+/// This processor: the default.
+pub const XELM_DEVICE_CPU: xelm_device = -1;
+
 /// When the experts of an ensemble are chosen.
 pub type xelm_routing = i32;
 /// At every token, from all text so far: the default.
@@ -64,6 +69,7 @@ pub(crate) struct Params {
     power: i8,
     lag: i8,
     full_output: i8,
+    device: xelm_device,
     error: Text<128>,
 }
 
@@ -86,6 +92,7 @@ impl Params {
             max_text: self.max_text,
             mixing: self.mixing(),
             full_output: self.full_output != 0,
+            on_device: self.card().is_some(),
             ..Options::default()
         }
     }
@@ -123,6 +130,11 @@ impl Params {
     /// Threads of a session's own, the calling one included, and those that may be lent to it.
     pub(crate) fn threads(&self) -> (usize, usize) {
         (self.n_threads as usize, self.n_lent as usize)
+    }
+
+    /// The card that computes, if one does.
+    pub(crate) fn card(&self) -> Option<usize> {
+        usize::try_from(self.device).ok()
     }
 
     pub(crate) fn log(&self) -> Log {
@@ -193,6 +205,7 @@ pub unsafe extern "C" fn xelm_params_init(
             power: XELM_POWER_PAPER as i8,
             lag: 0,
             full_output: 0,
+            device: XELM_DEVICE_CPU,
             error: Text::EMPTY,
         };
         // SAFETY: it fits, and its alignment is not stricter, as asserted above.
@@ -281,6 +294,20 @@ pub unsafe extern "C" fn xelm_params_set_kv_type(
             checked(valid, "kv_type").and_then(|()| set(&mut p.kv_type, kv_type as i8))
         })
     }
+}
+
+/// Who computes: XELM_DEVICE_CPU, or the number of a CUDA card, which then holds the weights of all experts of the
+/// session, its keys and values. The plan says how much of the card's memory that takes. Tokens of a pass
+/// should be some hundred there (`xelm_params_set_n_batch`). XELM_DEVICE, when a session is planned, where the
+/// library was built without CUDA.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xelm_params_set_device(
+    params: *mut xelm_params,
+    device: xelm_device,
+) -> xelm_status {
+    let valid = device >= XELM_DEVICE_CPU;
+    // SAFETY: the header's rule for params.
+    unsafe { with(params, |p| checked(valid, "device").and_then(|()| set(&mut p.device, device))) }
 }
 
 /// How tokens are chosen. `temperature` 0 takes the most probable one; otherwise one is drawn from

@@ -1,5 +1,6 @@
 //! Sessions: opening and closing them, their threads, cancelling.
 
+use crate::device::{self, Card};
 use crate::ensemble::{xelm_active, xelm_ensemble};
 use crate::expert::xelm_expert;
 use crate::log::Log;
@@ -30,7 +31,8 @@ pub struct xelm_session {
     error: Text<256>,
     log: Log,
     state: State,
-    /// Declared last, so dropped last: the session borrows it.
+    /// Declared after the session, so dropped after it: it borrows both.
+    card: Option<Card>,
     workers: Workers,
 }
 
@@ -77,8 +79,10 @@ pub struct xelm_plan {
     pub mapped: usize,
     /// Experts whose keys and values fit at once.
     pub n_resident: usize,
+    /// Not part of `total`: bytes of the card's memory, where one computes (`xelm_params_set_device`).
+    pub device: usize,
     /// For later versions; 0.
-    pub reserved: [usize; 7],
+    pub reserved: [usize; 6],
 }
 
 /// Runs a body with a session's state and notes its error in the handle.
@@ -128,7 +132,8 @@ unsafe fn plan(
 ) -> Result<(), Failure<'static>> {
     // SAFETY: the caller's promise is ours.
     let out = unsafe { Out::new(plan, "plan") }?;
-    let inner = Session::plan(ensemble, &params.options())?;
+    let options = params.options();
+    let inner = Session::plan(ensemble, &options)?;
     let handle = header_size::<xelm_session>();
     let too_large = Error::OutOfRange { what: "a memory size" };
     #[cfg(feature = "std")]
@@ -145,7 +150,8 @@ unsafe fn plan(
         thread_stacks,
         mapped: inner.mapped,
         n_resident: inner.n_resident,
-        reserved: [0; 7],
+        device: device::planned(ensemble, &options)?,
+        reserved: [0; 6],
     });
     Ok(())
 }
@@ -167,6 +173,7 @@ unsafe fn open(
     let short = Error::MemoryTooSmall { needed: needed + header_size::<xelm_session>() };
     let rest = rest.get_mut(..needed).ok_or(short)?;
     let sampler = params.sampler()?;
+    let card = params.card().map(|index| device::open(index, ensemble, &options)).transpose()?;
     #[cfg(feature = "std")]
     let (workers, isa) = {
         let (n_threads, n_lent) = params.threads();
@@ -182,13 +189,23 @@ unsafe fn open(
         error: Text::EMPTY,
         log: params.log(),
         state: State { session: None, sampler },
+        card,
         workers,
     });
     // SAFETY: just written; the handle stays at this address until it is closed, which drops the
     // session before what it borrows. The two fields are only ever borrowed shared.
     let (workers, cancel): (&'static Workers, &'static AtomicBool) =
         unsafe { (&(*handle).workers, &(*handle).cancel) };
-    match Session::init(ensemble, &options, rest, Kernels::new(isa), workers) {
+    // SAFETY: as above; only the session ever refers to this field.
+    let card = unsafe { &mut (*handle).card }.as_mut();
+    let kernels = Kernels::new(isa);
+    let session = match card {
+        None => Session::init(ensemble, &options, rest, kernels, workers),
+        Some(card) => {
+            Session::init_on(device::of(card), ensemble, &options, rest, kernels, workers)
+        }
+    };
+    match session {
         Ok(mut inner) => {
             inner.set_cancel(Some(cancel));
             let (n_ctx, total) = (inner.n_ctx(), memory_len);

@@ -73,6 +73,10 @@ pub const XELM_EXPERTS_DIFFER: xelm_status = 27;
 pub const XELM_NO_ROUTER: xelm_status = 28;
 /// The file's weights are packed, and are needed as a standard file has them.
 pub const XELM_PACKED: xelm_status = 29;
+/// A device cannot be used, or failed.
+pub const XELM_DEVICE: xelm_status = 30;
+/// A device has not as much memory left as was planned.
+pub const XELM_DEVICE_FULL: xelm_status = 31;
 /// A pointer is NULL.
 pub const XELM_NULL: xelm_status = 64;
 /// Not a handle of this kind, or one that was closed.
@@ -252,6 +256,8 @@ pub extern "C" fn xelm_status_text(status: xelm_status) -> *const c_char {
         XELM_EXPERTS_DIFFER => c"the experts do not fit each other or their set",
         XELM_NO_ROUTER => c"the set has no router",
         XELM_PACKED => c"the weights are packed",
+        XELM_DEVICE => c"a device cannot be used, or failed",
+        XELM_DEVICE_FULL => c"a device has too little memory left",
         XELM_NULL => c"a pointer is NULL",
         XELM_BAD_HANDLE => c"not an open handle",
         XELM_ABI_MISMATCH => c"built for another version of the library",
@@ -314,6 +320,8 @@ mod tests {
             (XELM_EXPERTS_DIFFER, Error::ExpertsDiffer { what: "" }),
             (XELM_NO_ROUTER, Error::NoRouter),
             (XELM_PACKED, Error::Packed),
+            (XELM_DEVICE, Error::Device { what: "", code: 1 }),
+            (XELM_DEVICE_FULL, Error::DeviceFull { needed: 1 }),
         ] {
             assert_eq!(status, error.code(), "{error}");
             // SAFETY: the function returns a C string literal.

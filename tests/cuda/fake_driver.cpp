@@ -3,10 +3,12 @@
 // current context and live in allocated memory.
 //
 // FAKE_FAIL_AFTER=n: launches until the card is lost. FAKE_MEMORY=bytes, FAKE_COMPUTE=major*10+minor,
-// FAKE_CARDS=n. FAKE_OLD: the driver does not know the PTX's version.
+// FAKE_CARDS=n. FAKE_OLD: the driver does not know the PTX's version. FAKE_ORDER: of the fibres, a number of
+// the shim's; a test in the same process changes it with fake_set_order and asks fake_count.
 #include "launch.cpp"
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 namespace {
@@ -24,6 +26,7 @@ enum Result {
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
+    CAPTURE_UNSUPPORTED = 900,
 };
 
 const std::map<int, const char*> names = {
@@ -38,6 +41,7 @@ const std::map<int, const char*> names = {
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
     {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
+    {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
 };
 
 std::mutex lock;
@@ -46,13 +50,20 @@ int n_retained = 0;
 thread_local bool current = false;
 std::map<uint64_t, size_t> allocated; // device memory: address, bytes
 size_t n_allocated = 0;
-int n_handles = 0; // streams, events, page-locked memory, modules
-long n_launches = 0;
+int n_handles = 0; // streams, events, page-locked memory, modules, graphs
+std::set<std::string> launched;
+long n_launches = 0, n_graph_launches = 0, n_allocations = 0;
+
+// What was queued on a stream while it was captured.
+typedef std::vector<std::function<void()>> Graph;
+Graph* capture = nullptr;
 
 long setting(const char* name, long otherwise) {
     const char* text = getenv(name);
     return text ? atol(text) : otherwise;
 }
+
+shim::Order order = (shim::Order)setting("FAKE_ORDER", shim::FORWARD);
 
 bool lost() { return n_launches >= setting("FAKE_FAIL_AFTER", 1l << 60); }
 
@@ -61,6 +72,12 @@ int check() {
     if (!initialized) return NOT_INITIALIZED;
     if (!current) return INVALID_CONTEXT;
     return lost() ? LAUNCH_FAILED : SUCCESS;
+}
+
+// The same of calls that wait for the card, which a capture forbids.
+int check_waiting() {
+    if (int error = check()) return error;
+    return capture ? CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
 bool inside(uint64_t address, size_t n_bytes) {
@@ -84,6 +101,20 @@ int new_handle(H* handle) {
 }
 
 } // namespace
+
+extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
+// Allocations so far, launches so far, graph launches so far.
+extern "C" int64_t fake_count(unsigned what) {
+    int64_t counts[] = {n_allocations, n_launches, n_graph_launches};
+    return counts[what];
+}
+
+// The first kernel that has not run; null where all have.
+extern "C" const char* fake_never_launched() {
+    for (const Entry& e : entries)
+        if (!launched.count(e.name)) return e.name;
+    return nullptr;
+}
 
 #define CALL(name, ...) extern "C" int name(__VA_ARGS__)
 #define ALONE std::lock_guard<std::mutex> alone(lock)
@@ -145,7 +176,49 @@ CALL(cuStreamCreate, void** stream, unsigned) {
 }
 CALL(cuStreamSynchronize, void*) {
     ALONE;
-    return check();
+    return check_waiting();
+}
+CALL(cuStreamBeginCapture_v2, void*, int) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    capture = new Graph;
+    return SUCCESS;
+}
+CALL(cuStreamEndCapture, void*, Graph** graph) {
+    ALONE;
+    if (!capture) return INVALID_VALUE;
+    *graph = capture;
+    capture = nullptr;
+    n_handles++;
+    return SUCCESS;
+}
+CALL(cuGraphInstantiateWithFlags, Graph** ready, Graph* graph, unsigned long long) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    *ready = new Graph(*graph);
+    n_handles++;
+    return SUCCESS;
+}
+CALL(cuGraphUpload, Graph*, void*) {
+    ALONE;
+    return check_waiting();
+}
+CALL(cuGraphLaunch, Graph* graph, void*) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    n_graph_launches++;
+    for (auto& action : *graph) action();
+    return SUCCESS;
+}
+CALL(cuGraphDestroy, Graph* graph) {
+    ALONE;
+    delete graph;
+    return release_handle();
+}
+CALL(cuGraphExecDestroy, Graph* graph) {
+    ALONE;
+    delete graph;
+    return release_handle();
 }
 CALL(cuStreamDestroy_v2, void*) {
     ALONE;
@@ -170,13 +243,12 @@ CALL(cuEventDestroy_v2, void*) {
 CALL(cuModuleLoadData, void** module, const char* image) {
     ALONE;
     if (getenv("FAKE_OLD")) return UNSUPPORTED_PTX_VERSION;
-    // The library holds the kernels of one precision: is it that of the PTX?
-    bool has_narrow = strstr(image, ".entry narrow(") != nullptr;
-#ifdef XELM_F32
-    if (has_narrow) return INVALID_IMAGE;
-#else
-    if (!has_narrow) return INVALID_IMAGE;
-#endif
+    // The library holds one set of kernels: is it that of the PTX?
+    size_t n_entries = 0;
+    for (const char* at = image; (at = strstr(at, ".entry ")); at++) n_entries++;
+    if (n_entries != entries.size()) return INVALID_IMAGE;
+    for (const Entry& e : entries)
+        if (!strstr(image, (".entry " + std::string(e.name) + "(").c_str())) return INVALID_IMAGE;
     return new_handle(module);
 }
 CALL(cuModuleGetFunction, void** function, void*, const char* name) {
@@ -193,9 +265,17 @@ CALL(cuModuleUnload, void*) {
     ALONE;
     return release_handle();
 }
-CALL(cuMemAlloc_v2, uint64_t* address, size_t n_bytes) {
+CALL(cuMemGetInfo_v2, size_t* left, size_t* total) {
     ALONE;
     if (int error = check()) return error;
+    *total = setting("FAKE_MEMORY", 1l << 30);
+    *left = *total - n_allocated;
+    return SUCCESS;
+}
+CALL(cuMemAlloc_v2, uint64_t* address, size_t n_bytes) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    n_allocations++;
     if (n_allocated + n_bytes > (size_t)setting("FAKE_MEMORY", 1l << 30)) return OUT_OF_MEMORY;
     void* memory = aligned_alloc(256, (n_bytes + 255) / 256 * 256);
     memset(memory, 0xff, n_bytes);
@@ -226,21 +306,58 @@ CALL(cuMemFreeHost, void* memory) {
 }
 CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t n_bytes, void*) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check_waiting()) return error;
     if (!inside(to, n_bytes)) return ILLEGAL_ADDRESS;
     memcpy((void*)to, from, n_bytes);
     return SUCCESS;
 }
 CALL(cuMemcpyDtoH_v2, void* to, uint64_t from, size_t n_bytes) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check_waiting()) return error;
     if (!inside(from, n_bytes)) return ILLEGAL_ADDRESS;
     memcpy(to, (const void*)from, n_bytes);
     return SUCCESS;
 }
+CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t n_bytes, void*) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    if (!inside(from, n_bytes)) return ILLEGAL_ADDRESS;
+    memcpy(to, (const void*)from, n_bytes);
+    return SUCCESS;
+}
+// CUDA_MEMCPY2D.
+struct Place {
+    size_t x, y;
+    int type; // 1 host, 2 device
+    void* host;
+    uint64_t device;
+    void* array;
+    size_t pitch;
+};
+struct Rectangle {
+    Place from, to;
+    size_t width, height;
+};
+CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void*) {
+    ALONE;
+    if (int error = check_waiting()) return error;
+    if (copy->width == 0 || copy->height == 0) return SUCCESS;
+    char* at[2];
+    int i = 0;
+    for (const Place* place : {&copy->from, &copy->to}) {
+        if (place->array || place->pitch < copy->width) return INVALID_VALUE;
+        size_t offset = place->y * place->pitch + place->x;
+        size_t extent = (copy->height - 1) * place->pitch + copy->width;
+        if (place->type == 2 && !inside(place->device + offset, extent)) return ILLEGAL_ADDRESS;
+        at[i++] = (place->type == 2 ? (char*)place->device : (char*)place->host) + offset;
+    }
+    for (size_t row = 0; row < copy->height; row++)
+        memcpy(at[1] + row * copy->to.pitch, at[0] + row * copy->from.pitch, copy->width);
+    return SUCCESS;
+}
 CALL(cuMemsetD8Async, uint64_t at, unsigned char value, size_t n_bytes, void*) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check_waiting()) return error;
     if (!inside(at, n_bytes)) return ILLEGAL_ADDRESS;
     memset((void*)at, value, n_bytes);
     return SUCCESS;
@@ -251,9 +368,16 @@ CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned g
     if (int error = check()) return error;
     if (by != 1 || bz != 1 || shared != 0 || extra || gx == 0 || gy - 1 >= 65535 || gz - 1 >= 65535)
         return INVALID_VALUE;
-    n_launches++;
-    if (lost()) return SUCCESS; // a launch fails later than it is queued
-    unsigned grid[3] = {gx, gy, gz};
-    shim::launch(grid, bx, shim::FORWARD, [&] { function->call(args); });
+    // A launch fails later than it is queued.
+    auto run = [=, kernel = function->bind(args)] {
+        unsigned grid[3] = {gx, gy, gz};
+        n_launches++;
+        launched.insert(function->name);
+        if (!lost()) shim::launch(grid, bx, order, kernel);
+    };
+    if (capture)
+        capture->push_back(run);
+    else
+        run();
     return SUCCESS;
 }

@@ -1,5 +1,5 @@
-// The kernels of one type as a shared library: compiled by the tests with the kernels' folder on the
-// include path, and -DXELM_F32 for f32.
+// A set of kernels as a shared library: compiled by the tests with the kernels' folder on the include path and
+// -DXELM_ENTRIES naming the list of them; those of the trainer with -DXELM_F32 for f32.
 #include "shim.h"
 #include "kernels.cu"
 #include <tuple>
@@ -12,57 +12,31 @@ void call(void (*kernel)(A...), void* const* args, std::index_sequence<I...>) {
     kernel(*(A*)args[I]...);
 }
 
+template <class... A, size_t... I>
+std::function<void()> bound(void (*kernel)(A...), void* const* args, std::index_sequence<I...>) {
+    std::tuple<A...> kept(*(A*)args[I]...);
+    return [=] { std::apply(kernel, kept); };
+}
+
 struct Entry {
     const char* name;
     unsigned n_args;
     std::function<void(void* const*)> call;
+    // What a later call does, with the arguments of now.
+    std::function<std::function<void()>(void* const*)> bind;
 };
 
 template <class... A>
 Entry entry(const char* name, void (*kernel)(A...)) {
-    return {name, sizeof...(A), [=](void* const* args) {
-                call(kernel, args, std::index_sequence_for<A...>());
-            }};
+    auto indices = std::index_sequence_for<A...>();
+    return {name, sizeof...(A), [=](void* const* args) { call(kernel, args, indices); },
+            [=](void* const* args) { return bound(kernel, args, indices); }};
 }
 
 #define ENTRY(kernel) entry(#kernel, kernel)
 
 const std::vector<Entry> entries = {
-    ENTRY(activation),
-    ENTRY(activation_backward),
-    ENTRY(adamw),
-    ENTRY(add_losses),
-    ENTRY(add_partial_sums),
-    ENTRY(attention),
-    ENTRY(attention_d_kv),
-    ENTRY(attention_d_q),
-    ENTRY(attention_delta),
-    ENTRY(column_sums),
-    ENTRY(cross_entropy),
-    ENTRY(embed),
-    ENTRY(embed_backward),
-    ENTRY(gemm_nn),
-    ENTRY(gemm_nt),
-    ENTRY(gemm_tn),
-    ENTRY(layer_norm),
-    ENTRY(layer_norm_backward),
-    ENTRY(layer_norm_columns),
-    ENTRY(norm_of_sums),
-    ENTRY(residual),
-    ENTRY(square_sums),
-#ifndef XELM_F32
-    ENTRY(attention_32),
-    ENTRY(attention_64),
-    ENTRY(attention_128),
-    ENTRY(attention_d_q_32),
-    ENTRY(attention_d_q_64),
-    ENTRY(attention_d_q_128),
-    ENTRY(attention_d_kv_32),
-    ENTRY(attention_d_kv_64),
-    ENTRY(attention_d_kv_128),
-    ENTRY(gemm_nt_f32),
-    ENTRY(narrow),
-#endif
+#include XELM_ENTRIES
 };
 
 } // namespace

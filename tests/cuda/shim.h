@@ -27,7 +27,7 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define UNROLL
 // A block's shared memory; blocks run one at a time, so one static array serves them all.
@@ -225,6 +225,7 @@ inline void launch(const unsigned grid[3], unsigned n_threads, Order order, std:
 #define gridDim (shim::grid_size)
 
 inline void __syncthreads() { shim::wait(shim::block_barrier, shim::block_size.x, [] {}); }
+inline void __syncwarp() { shim::wait(shim::warp_barriers[shim::thread() / shim::WARP], shim::WARP, [] {}); }
 template <class V>
 V __shfl_sync(unsigned, V value, unsigned lane) {
     return shim::shuffle(value, lane);
@@ -235,6 +236,41 @@ V __shfl_xor_sync(unsigned, V value, unsigned mask) {
 }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 using std::isfinite;
+
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
+// c plus the products of four signed bytes.
+inline int dot4(int a, int b, int c) {
+    for (int shift = 0; shift < 32; shift += 8) c += (int8_t)(a >> shift) * (int8_t)(b >> shift);
+    return c;
+}
+
+struct __half {
+    uint16_t bits;
+};
+inline float __half2float(__half v) {
+    // A subnormal's number of steps of 2^-24, or the exponent moved to its place in a float.
+    int exponent = v.bits >> 10 & 31, fraction = v.bits & 1023;
+    float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                      : exponent == 0 ? ldexpf((float)fraction, -24)
+                                      : ldexpf((float)(fraction + 1024), exponent - 25);
+    return v.bits >> 15 ? -magnitude : magnitude;
+}
+inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+// Rounds to nearest, ties to even.
+inline __half __float2half(float f) {
+    uint16_t sign = std::signbit(f) ? 0x8000 : 0;
+    if (f != f) return {(uint16_t)(sign | 0x7e00)};
+    float magnitude = fabsf(f);
+    if (magnitude >= 65520.0f) return {(uint16_t)(sign | 0x7c00)};
+    // The step between neighbours at this magnitude; `rintf` rounds to even.
+    int exponent = magnitude < 6.103515625e-5f ? -14 : ilogbf(magnitude);
+    int steps = (int)rintf(ldexpf(magnitude, 10 - exponent));
+    // 1024 steps more carry into the exponent by themselves.
+    return {(uint16_t)(sign | (((exponent + 14) << 10) + steps))};
+}
 
 struct __nv_bfloat16 {
     uint16_t bits;

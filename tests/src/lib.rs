@@ -1,6 +1,8 @@
 //! What the tests of this package share.
 
 pub mod c_abi;
+pub mod card;
+pub mod counting;
 pub mod ensembles;
 pub mod examples;
 pub mod guarded;

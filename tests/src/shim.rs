@@ -35,6 +35,39 @@ pub enum Order {
     Shuffled,
 }
 
+/// Kernels that are compiled together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Train(Precision),
+    Runtime,
+}
+
+impl Set {
+    fn name(self) -> &'static str {
+        match self {
+            Set::Train(Precision::F32) => "f32",
+            Set::Train(Precision::Bf16) => "bf16",
+            Set::Runtime => "runtime",
+        }
+    }
+
+    /// Their folder, and the variable that names another one.
+    fn folder(self) -> (&'static str, &'static str) {
+        match self {
+            Set::Train(_) => ("../xelm-train/src/backend/cuda/kernels", "XELM_KERNELS"),
+            Set::Runtime => ("../xelm-runtime/src/cuda/kernels", "XELM_RUNTIME_KERNELS"),
+        }
+    }
+
+    fn defines(self) -> &'static [&'static str] {
+        match self {
+            Set::Train(Precision::F32) => &["-DXELM_F32", "-DXELM_ENTRIES=\"entries_train.h\""],
+            Set::Train(Precision::Bf16) => &["-DXELM_BF16", "-DXELM_ENTRIES=\"entries_train.h\""],
+            Set::Runtime => &["-DXELM_ENTRIES=\"entries_runtime.h\""],
+        }
+    }
+}
+
 /// A device of fibres.
 #[derive(Debug)]
 pub struct Shim {
@@ -109,37 +142,107 @@ impl Shim {
 /// `XELM_KERNELS` names another folder of kernels (with a mistake planted, say), `XELM_SHIM_FLAGS`
 /// further flags of the compiler.
 fn compile(precision: Precision) -> Option<PathBuf> {
-    build(precision, "launch.cpp", "shim")
+    build(Set::Train(precision), "launch.cpp", "shim")
 }
 
 /// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the kernels of one precision on this CPU: a
 /// driver without a card (`tests/cuda/fake_driver.cpp`), and a `libcublasLt.so` where asked for
 /// (`tests/cuda/fake_cublaslt.cpp`). None as in [`Shim::new`].
 pub fn fake_driver(precision: Precision, with_cublaslt: bool) -> Option<PathBuf> {
-    let driver = build(precision, "fake_driver.cpp", "driver")?;
+    let set = Set::Train(precision);
+    let driver = build(set, "fake_driver.cpp", "driver")?;
     let folder = driver.with_extension(if with_cublaslt { "lt.d" } else { "d" });
-    fs::create_dir_all(&folder).expect("a folder for the driver");
-    let put = |built: &Path, name: &str| {
-        fs::copy(built, folder.join(name)).expect("the library is copied");
-    };
-    put(&driver, "libcuda.so");
+    put(&driver, &folder, "libcuda.so");
     if with_cublaslt {
-        put(&build(precision, "fake_cublaslt.cpp", "cublaslt")?, "libcublasLt.so");
+        put(&build(set, "fake_cublaslt.cpp", "cublaslt")?, &folder, "libcublasLt.so");
     }
     Some(folder)
 }
 
-fn build(precision: Precision, source: &str, what: &str) -> Option<PathBuf> {
+fn put(built: &Path, folder: &Path, name: &str) {
+    fs::create_dir_all(folder).expect("a folder for the driver");
+    fs::copy(built, folder.join(name)).expect("the library is copied");
+}
+
+/// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the runtime's kernels on this CPU. None as in
+/// [`Shim::new`].
+pub fn fake_runtime_driver() -> Option<PathBuf> {
+    let driver = build(Set::Runtime, "fake_driver.cpp", "driver")?;
+    let folder = driver.with_extension("d");
+    put(&driver, &folder, "libcuda.so");
+    Some(folder)
+}
+
+/// The driver of [`fake_runtime_driver`] in this process: whoever looks for `libcuda.so` from now on finds it.
+#[derive(Debug)]
+pub struct FakeDriver {
+    library: libloading::Library,
+}
+
+/// What a [`FakeDriver`] counts, from its beginning on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Allocations of the card's memory.
+    pub allocations: i64,
+    /// Kernels that ran.
+    pub launches: i64,
+    /// Graphs that ran.
+    pub graph_launches: i64,
+}
+
+impl FakeDriver {
+    /// Loads the driver. None as in [`Shim::new`].
+    pub fn load() -> Option<Self> {
+        let path = build(Set::Runtime, "fake_driver.cpp", "driver")?;
+        // SAFETY: the library is the one just compiled; its initialisers are those of the shim.
+        let library = unsafe { libloading::Library::new(path) }.expect("the compiled driver opens");
+        Some(FakeDriver { library })
+    }
+
+    /// In which order the threads of a block take turns from now on.
+    pub fn set_order(&self, order: Order) {
+        type SetOrder = unsafe extern "C" fn(c_uint);
+        // SAFETY: the symbol has this type in tests/cuda/fake_driver.cpp.
+        let set_order =
+            unsafe { self.library.get::<SetOrder>(b"fake_set_order\0") }.expect("the setter");
+        // SAFETY: the number is one of the shim's orders.
+        unsafe { set_order(order as c_uint) };
+    }
+
+    /// A kernel that has not run yet.
+    pub fn never_launched(&self) -> Option<String> {
+        type Name = unsafe extern "C" fn() -> *const c_char;
+        // SAFETY: the symbol has this type in tests/cuda/fake_driver.cpp.
+        let name = unsafe { self.library.get::<Name>(b"fake_never_launched\0") }.expect("the name");
+        // SAFETY: the function takes nothing and returns a pointer.
+        let name = unsafe { name() };
+        // SAFETY: where it is not null, a string literal of the library.
+        let text = |name| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        (!name.is_null()).then(|| text(name))
+    }
+
+    /// What it has counted.
+    pub fn counts(&self) -> Counts {
+        type Count = unsafe extern "C" fn(c_uint) -> i64;
+        // SAFETY: the symbol has this type in tests/cuda/fake_driver.cpp.
+        let count = unsafe { self.library.get::<Count>(b"fake_count\0") }.expect("the counter");
+        // SAFETY: the number is one of its three.
+        let of = |what| unsafe { count(what) };
+        Counts { allocations: of(0), launches: of(1), graph_launches: of(2) }
+    }
+}
+
+fn build(set: Set, source: &str, what: &str) -> Option<PathBuf> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         eprintln!("skipped: the shim runs on x86-64 Linux");
         return None;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let own = root.join("../xelm-train/src/backend/cuda/kernels");
+    let (own, other) = set.folder();
     let test = env::current_exe().expect("the test's own path");
-    let (kernels, out) = match env::var_os("XELM_KERNELS").map(PathBuf::from) {
+    let (kernels, out) = match env::var_os(other).map(PathBuf::from) {
         Some(folder) => (folder.clone(), folder),
-        None => (own, test.parent().expect("a folder").to_owned()),
+        None => (root.join(own), test.parent().expect("a folder").to_owned()),
     };
     let flags = env::var("XELM_SHIM_FLAGS").unwrap_or_default();
     let mut hasher = DefaultHasher::new();
@@ -155,10 +258,7 @@ fn build(precision: Precision, source: &str, what: &str) -> Option<PathBuf> {
             fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).hash(&mut hasher);
         }
     }
-    let (name, define) = match precision {
-        Precision::F32 => ("f32", "-DXELM_F32"),
-        Precision::Bf16 => ("bf16", "-DXELM_BF16"),
-    };
+    let name = set.name();
     static COMPILING: Mutex<()> = Mutex::new(());
     let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     let built = out.join(format!("xelm-{what}-{name}-{:016x}.so", hasher.finish()));
@@ -179,8 +279,10 @@ fn build(precision: Precision, source: &str, what: &str) -> Option<PathBuf> {
             "-Wall",
             "-Wextra",
             "-Werror",
-            define,
         ])
+        .args(set.defines())
+        // The name by which programs look for a driver.
+        .args((what == "driver").then_some("-Wl,-soname,libcuda.so"))
         .args(flags.split_whitespace())
         .arg("-I")
         .arg(&kernels)

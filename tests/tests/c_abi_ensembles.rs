@@ -236,7 +236,7 @@ fn sessions_of_ensembles_keep_to_their_plan() {
             assert_eq!(xelm_session_plan_ensemble(p, mixed, plan.as_mut_ptr()), XELM_OK);
             let plan = plan.assume_init();
             assert_eq!(plan.total, plan.kv + plan.scratch + plan.text + plan.routing + plan.handle);
-            assert!(plan.mapped > 0 && plan.thread_stacks == 0 && plan.reserved == [0; 7]);
+            assert!(plan.mapped > 0 && plan.thread_stacks == 0 && plan.reserved == [0; 6]);
             n_resident.push(plan.n_resident);
             let total = plan.total;
             let mut memory = Guarded::new(total, XELM_ALIGN, true);

@@ -4,7 +4,8 @@
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use xelm_tests::shim::fake_driver;
+use xelm_tests::c_abi::{text, tiny_expert};
+use xelm_tests::shim::{fake_driver, fake_runtime_driver};
 use xelm_tests::xelm::{Xelm, error_line};
 use xelm_train::backend::cuda::Precision;
 
@@ -133,4 +134,63 @@ fn a_machine_with_a_card() {
     let train = ["train", "--run", &whole, "--all", "--steps", "2", "--jobs", "2"];
     let done = xelm(&[], &[&train[..], &on_card].concat()).unwrap();
     assert!(done.contains("en: 2 steps") && done.contains("es: 2 steps"), "{done}");
+}
+
+/// What a command prints on a card, or its line of error.
+fn on_card(settings: &[(&str, &str)], args: &[&str]) -> Option<Result<String, String>> {
+    let driver = fake_runtime_driver()?;
+    Some(run(&driver, settings, &[args, &["--device", "cuda"]].concat()))
+}
+
+/// Running experts: what the CPU writes, scores and measures.
+#[test]
+fn experts_on_a_card() {
+    let expert = tiny_expert();
+    let expert = text(&expert);
+    let args = ["generate", "--expert", expert, "--temperature=0", "--max-tokens=12", "--json"];
+    let args = [&args[..], &["--prompt", "Am Morgen"]].concat();
+    let Some(written) = on_card(&[], &args) else { return };
+    assert_eq!(json(&written.unwrap())["text"], json(&XELM.run(&args))["text"]);
+
+    let args = ["score", "--expert", expert, "--text", "Am Abend ist es kalt.", "--json"];
+    let [got, want] = [on_card(&[], &args).unwrap().unwrap(), XELM.run(&args)]
+        .map(|printed| json(&printed)["nll_sum"].as_f64().unwrap());
+    assert!((got / want - 1.0).abs() < 1e-2, "{got}, on the CPU {want}");
+
+    let args = ["bench", "--expert", expert, "--json", "--repeat=2", "--prompt=9", "--generate=4"];
+    let measured = json(&on_card(&[], &args).unwrap().unwrap());
+    assert!(measured["card_bytes"].as_u64() > measured["weight_bytes_mapped"].as_u64());
+    assert!(measured["decode"]["tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(measured["decode"]["share_of_read"], Value::Null);
+    assert_eq!(json(&XELM.run(&args))["card_bytes"], 0);
+}
+
+/// Every way in which a card cannot be had or is lost ends in one line that says why.
+#[test]
+fn experts_without_a_card() {
+    let expert = tiny_expert();
+    let args = ["generate", "--expert", text(&expert), "--prompt=Am Morgen", "--temperature=0"];
+    for (settings, says) in [
+        (&[("FAKE_CARDS", "0")][..], "no such card"),
+        (&[("FAKE_COMPUTE", "75")], "compute capability 8.0"),
+        (&[("FAKE_OLD", "1")], "older than 530"),
+        (&[("FAKE_MEMORY", "100000")], "MiB left"),
+        // While it is opened, and while it writes.
+        (&[("FAKE_FAIL_AFTER", "0")], "CUDA error 719"),
+        (&[("FAKE_FAIL_AFTER", "40")], "CUDA error 719"),
+    ] {
+        let Some(outcome) = on_card(settings, &args) else { return };
+        let error = outcome.unwrap_err();
+        assert!(error.contains(says), "{settings:?}: {error}");
+    }
+    // No driver at all: an error, unless anything will do.
+    let mut command = XELM.command(&[&args[..], &["--device", "cuda"]].concat());
+    let error = error_line(&command.env_remove("LD_LIBRARY_PATH").output().unwrap());
+    if !error.contains("CUDA error") {
+        assert!(error.contains("no NVIDIA driver on this machine"), "{error}");
+        let output = XELM.command(&[&args[..], &["--device", "auto"]].concat()).output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stderr).contains("computing on the CPU"));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), XELM.run(&args));
+    }
 }

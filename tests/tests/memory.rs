@@ -1,53 +1,25 @@
 //! The runtime's promises about memory: the plan is exact, what the memory held before does not
 //! matter, and nothing is allocated between a session's first and last moment.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use xelm_runtime::Error;
+use xelm_runtime::cuda::Cuda;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::mmap::ExpertFile;
 use xelm_runtime::parallel::Serial;
 use xelm_runtime::pool::Pool;
 use xelm_runtime::sampler::{Sampler, SamplerOptions};
+use xelm_runtime::score::Written;
 use xelm_runtime::session::{KvType, Options, Session};
 use xelm_runtime::tokenizer::TextStream;
+use xelm_tests::counting::{Counting, allocations};
+use xelm_tests::shim::FakeDriver;
 use xelm_tests::xelm::Xelm;
 use xelm_train::memory::Memory;
 
-/// Counts what is allocated by any thread while counting is on.
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTING.load(Ordering::Relaxed) {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise is the one that the system asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> usize {
-    ALLOCATIONS.store(0, Ordering::Relaxed);
-    COUNTING.store(true, Ordering::Relaxed);
-    work();
-    COUNTING.store(false, Ordering::Relaxed);
-    ALLOCATIONS.load(Ordering::Relaxed)
-}
 
 const XELM: Xelm =
     Xelm { program: env!("CARGO_BIN_EXE_xelm-under-test"), scratch: env!("CARGO_TARGET_TMPDIR") };
@@ -70,6 +42,9 @@ fn memory() {
             plan_is_exact(&file);
             old_contents_do_not_matter(&file);
             nothing_is_allocated(&file);
+            if set == "set-q8_0" {
+                nothing_is_allocated_for_a_card(&file);
+            }
         }
     }
 }
@@ -189,4 +164,33 @@ fn nothing_is_allocated(file: &ExpertFile) {
     }
     // The counter counts.
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+/// The host side of a card, over a driver that runs the kernels on this CPU.
+fn nothing_is_allocated_for_a_card(file: &ExpertFile) {
+    let Some(driver) = FakeDriver::load() else { return };
+    let expert = file.expert();
+    let options = Options { on_device: true, n_batch: 8, ..Options::default() };
+    let mut cuda = Cuda::open(0, expert, &Session::needs(expert, &options).unwrap()).unwrap();
+    let mut memory = Memory::new(Session::plan(expert, &options).unwrap().total);
+    let kernels = Kernels::new(Isa::detect());
+    let mut session =
+        Session::init_on(&mut cuda, expert, &options, memory.bytes(), kernels, &Serial).unwrap();
+    let mut text = String::with_capacity(1 << 10);
+    let mut state = vec![0; 1 << 20];
+    // The driver's functions are looked up when they are called for the first time.
+    use_session(&mut session, &mut text);
+    session.save(&mut state).unwrap();
+    session.reset();
+    text.clear();
+    let on_card = driver.counts().allocations;
+    let n = allocations(|| {
+        // What it returns is the test's own; everything else is the session's.
+        session.prefill_text("Am Morgen 今日は".as_bytes()).unwrap();
+        let mut sampler = Sampler::new(SamplerOptions::default()).unwrap();
+        let emit = |_: Written<'_>| true;
+        session.generate(&mut sampler, 10, TextStream::continuing(), emit).unwrap();
+        session.save(&mut state).unwrap();
+    });
+    assert_eq!((n, driver.counts().allocations), (0, on_card));
 }

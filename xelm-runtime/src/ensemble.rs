@@ -7,6 +7,7 @@ use crate::router::Router;
 use crate::shortlist::Shortlist;
 use crate::tokenizer::Tokenizer;
 use bytemuck::{AnyBitPattern, NoUninit};
+use sha2::{Digest, Sha256};
 
 /// Experts that fit each other, and the router that weighs them. Immutable, shared by any number of
 /// sessions.
@@ -134,6 +135,31 @@ impl<'a> Ensemble<'a> {
     /// The router, where the experts are weighed by one.
     pub fn router(&self) -> Option<&Router<'a>> {
         self.router.as_ref()
+    }
+
+    /// What tells models apart: dimensions, vocabulary, name, and of every tensor its type and its first and
+    /// last bytes, which training and quantising change. Every expert that is present counts.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        const SAMPLE: usize = 64;
+        let mut sha = Sha256::new();
+        for index in 0..self.len() {
+            let Some(expert) = self.get(index) else { continue };
+            sha.update((index as u64).to_le_bytes());
+            let Config { n_vocab, n_embd, n_layer, n_head, n_ff, activation, norm_eps, .. } =
+                *expert.config();
+            for n in [n_vocab, n_embd, n_layer, n_head, n_ff, activation as usize] {
+                sha.update((n as u64).to_le_bytes());
+            }
+            sha.update(norm_eps.to_le_bytes());
+            sha.update(expert.tokenizer().map_or([0; 32], |t| t.hash()));
+            for tensor in expert.gguf().tensors() {
+                let bytes = tensor.bytes;
+                sha.update((tensor.dtype as u32).to_le_bytes());
+                sha.update(&bytes[..bytes.len().min(SAMPLE)]);
+                sha.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
+            }
+        }
+        sha.finalize().into()
     }
 
     /// Bytes of all weights that are mapped.

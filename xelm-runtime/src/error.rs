@@ -122,6 +122,18 @@ pub enum Error {
     NoRouter,
     /// The file's weights are packed ([`crate::layout`]), and are needed as a standard file has them.
     Packed,
+    /// A device cannot be used, or failed.
+    Device {
+        /// What is missing or could not be done.
+        what: &'static str,
+        /// The driver's error number; 0 where it gave none.
+        code: i32,
+    },
+    /// A device has not as much memory left.
+    DeviceFull {
+        /// Bytes the plan asked for.
+        needed: usize,
+    },
     /// The operating system refused a file operation (`errno`, or 0 where it gave none).
     Io {
         /// The operating system's error number.
@@ -162,6 +174,8 @@ impl Error {
             Error::ExpertsDiffer { .. } => 27,
             Error::NoRouter => 28,
             Error::Packed => 29,
+            Error::Device { .. } => 30,
+            Error::DeviceFull { .. } => 31,
         }
     }
 }
@@ -218,6 +232,16 @@ impl fmt::Display for Error {
             Error::NoRouter => write!(f, "the set has no router: choose by language"),
             Error::Packed => {
                 write!(f, "its weights are packed: `xelm repack --layout standard` undoes it")
+            }
+            Error::Device { what, code: 0 } => write!(f, "{what}"),
+            Error::Device { what, code } => write!(f, "{what} (CUDA error {code})"),
+            Error::DeviceFull { needed } => {
+                write!(
+                    f,
+                    "the device has not {} MiB left: plan for fewer positions or experts, or end what \
+                     else runs on it",
+                    needed.div_ceil(1 << 20)
+                )
             }
             Error::Io { errno: 0 } => write!(f, "the operating system refused"),
             Error::Io { errno } => write!(f, "the operating system refused (errno {errno})"),

@@ -69,6 +69,14 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Copies row `row`, which exists, as a standard file has it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn standard_row(&self, row: usize, out: &mut [u8]) {
+        for (i, block) in out.chunks_exact_mut(self.dtype.block_bytes()).enumerate() {
+            self.read_block(row, i, block);
+        }
+    }
+
     /// Whether row `row` is byte for byte row `other` of `of`, a matrix of the same type and width; both exist.
     fn has_row(&self, row: usize, of: &Matrix<'_>, other: usize) -> bool {
         let len = self.dtype.block_bytes();

@@ -6,22 +6,14 @@
 use crate::arena::Arena;
 use crate::cache::{layer_of, layer_of_mut};
 use crate::config::{Config, Role, TensorId};
+use crate::device::Lane;
 use crate::ensemble::Ensemble;
 use crate::error::{Error, Result};
 use crate::kernels::{AttentionShape, Kernels, KvElement, Quants, n_quants};
 use crate::observe::Observer;
 use crate::parallel::Parallel;
 use crate::shortlist::Outputs;
-use bytemuck::{AnyBitPattern, NoUninit};
 use core::ops::Range;
-
-/// An expert in a pass, and the slot of its keys and values.
-#[derive(Clone, Copy, Debug, NoUninit, AnyBitPattern)]
-#[repr(C)]
-pub(crate) struct Lane {
-    pub(crate) expert: u32,
-    pub(crate) slot: u32,
-}
 
 /// What a pass computes with, and who watches it.
 #[derive(Clone, Copy)]
@@ -45,7 +37,7 @@ impl Machine<'_> {
 }
 
 /// The buffers of one pass over at most N tokens in at most M lanes; V, C, F as in [`Config`]. A pass
-/// over n tokens in l lanes uses the first l · n rows.
+/// over n tokens in l lanes uses the first l · n rows. Where a device computes, only the logits are here.
 #[derive(Debug)]
 pub(crate) struct Buffers<'m> {
     n_batch: usize,                   // N
@@ -66,9 +58,10 @@ impl<'m> Buffers<'m> {
         n_batch: usize,
         n_logits: usize,
         n_out: usize,
+        on_device: bool,
     ) -> Result<Self> {
         let overflow = Error::OutOfRange { what: "a memory size" };
-        let n_rows = n_lanes.checked_mul(n_batch).ok_or(overflow)?;
+        let n_rows = if on_device { 0 } else { n_lanes.checked_mul(n_batch).ok_or(overflow)? };
         let of = |width: usize| n_rows.checked_mul(width).ok_or(overflow);
         let (c, f) = (config.n_embd, config.n_ff);
         let widest = of(c.max(f))?;
@@ -192,7 +185,22 @@ pub(crate) fn head(
     for (i, (logits, h)) in of_lanes.enumerate() {
         let narrow = &mut logits[..n_rows * linear(i).0.n_rows];
         k.matmul(par, narrow, h, 1, |_| linear(i), None, b.quants);
-        if let Some(list) = ensemble.expert(lanes[i].expert).shortlist() {
+    }
+    spread(ensemble, lanes, logits, outputs);
+}
+
+/// Moves the logits of experts whose shortlists differ, `[n_lanes, n, outputs.len()]` with a lane's rows at the
+/// beginning of its part, to where their tokens stand among the outputs.
+pub(crate) fn spread(
+    ensemble: &Ensemble<'_>,
+    lanes: &[Lane],
+    logits: &mut [f32],
+    outputs: &Outputs<'_>,
+) {
+    let part = logits.len() / lanes.len();
+    for (logits, lane) in logits.chunks_exact_mut(part).zip(lanes) {
+        let expert = ensemble.expert(lane.expert);
+        if let Some(list) = expert.shortlist().filter(|list| list.len() < outputs.len()) {
             outputs.spread(logits, list);
         }
     }

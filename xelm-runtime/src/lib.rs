@@ -3,13 +3,13 @@
 //! An expert is a whole language model for a group of related languages. This crate reads expert
 //! files in place, chooses the expert for a language, and generates or scores text in memory that
 //! the caller supplies. Its core is `no_std` and never allocates; the feature `std` adds mapped
-//! files, a thread pool, CPU detection, and the writers that the offline tools use.
+//! files, a thread pool, CPU detection, and the writers that the offline tools use; `cuda` an NVIDIA card.
 //!
 //! Floors, each standing on those before it:
 //! [`error`], [`math`], [`rng`], [`isa`], [`arena`] → [`quant`], [`trie`] → [`layout`], [`format`] →
 //! [`tokenizer`], [`config`], [`shortlist`], [`lang`] → [`expert`] → [`set`] → [`router`], [`kernels`],
-//! [`parallel`], [`observe`] → [`ensemble`], [`sampler`] → [`session`] → [`score`]; with `std` also
-//! `mmap`, `pool` → `pack`.
+//! [`parallel`], [`observe`] → [`ensemble`], [`sampler`], [`device`] → [`session`] → [`score`]; with `std` also
+//! `mmap`, `pool` → `pack`; with the feature `cuda` also `cuda`, a [`device`].
 
 #![no_std]
 #![warn(clippy::std_instead_of_core)]
@@ -20,6 +20,9 @@ extern crate std;
 pub mod arena;
 mod cache;
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod ensemble;
 pub mod error;
 pub mod expert;

@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 [] => (256, DType::Q8_0),
                 [n_ctx, "f32"] => (n_ctx.parse()?, DType::F32),
                 [n_ctx, "q8_0"] => (n_ctx.parse()?, DType::Q8_0),
+                [n_ctx, "q4_0"] => (n_ctx.parse()?, DType::Q4_0),
                 _ => return Err(USAGE.into()),
             };
             let config = config(n_layer.parse()?, n_embd.parse()?, n_vocab.parse()?, n_ctx);

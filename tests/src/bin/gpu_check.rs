@@ -1,22 +1,35 @@
-//! What `tests/gpu.sh` runs on a machine with a card: every operation against the CPU, and training speed
-//! beside the rate of matrix products. Prints tab-separated values.
+//! What `tests/gpu.sh` runs on a machine with a card: every operation of the trainer's and every model of the
+//! runtime's against the CPU, training speed beside the rate of matrix products, and the rate at which memory is
+//! written. Prints tab-separated values.
 //!
-//!     xelm-gpu-check ops [f32 | bf16] | speed
+//!     xelm-gpu-check ops [f32 | bf16] | speed | runtime DIR [WORD] | memory
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 use xelm_runtime::config::{Activation, Config};
+use xelm_runtime::mmap::ExpertFile;
+use xelm_runtime::session::Session;
+use xelm_tests::card;
+use xelm_tests::counting::{Counting, allocations};
 use xelm_tests::operations::{self, config, difference, tolerance, train};
 use xelm_train::backend::cuda::{Cuda, Device, Driver, Layout, Precision, Product, Ptr};
 use xelm_train::backend::{AdamW, Backend, Cpu, Region};
 use xelm_train::model::{DropoutPlan, Model, Recompute, init};
 use xelm_train::{Error, Result};
 
+const USAGE: &str = "usage: xelm-gpu-check ops [f32 | bf16] | speed | runtime DIR [WORD] | memory";
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 fn main() -> std::process::ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
-        Some("ops") => ops(),
-        Some("speed") => speed(),
-        _ => Err(Error::usage("usage: xelm-gpu-check ops [f32 | bf16] | speed")),
+        Some("ops") => ops().map_err(Into::into),
+        Some("speed") => speed().map_err(Into::into),
+        Some("runtime") => runtime(),
+        Some("memory") => memory_rate().map_err(Into::into),
+        _ => Err(USAGE.into()),
     };
     match done {
         Ok(true) => std::process::ExitCode::SUCCESS,
@@ -170,4 +183,59 @@ fn gemm_rate() -> Result<f64> {
         best = best.max(flop / clock.elapsed().as_secs_f64() / 1e12);
     }
     Ok(best)
+}
+
+/// Worst error of each format of the runtime's, whether other passes give the same bits, and how often the host
+/// allocates while a card decodes; false where a bound is not kept. With a word, only models that have it in
+/// their name.
+fn runtime() -> std::result::Result<bool, Box<dyn std::error::Error>> {
+    let folder = std::env::args().nth(2).ok_or(USAGE)?;
+    let only = std::env::args().nth(3).unwrap_or_default();
+    let mut fine = true;
+    println!("model\tbest\tworst\tbounds\tsame bits\tallocations");
+    for case in card::cases(Path::new(&folder)).iter().filter(|case| case.name.contains(&only)) {
+        let want = case.logits(None, &[usize::MAX])?;
+        let got = case.logits(Some(0), &[usize::MAX])?;
+        let (off, bound) = (case.off(&got, &want), case.bound());
+        let same = [&[3, 66, 1, 2, 1][..], &[1]].into_iter().try_fold(true, |same, parts| {
+            Ok::<_, xelm_runtime::Error>(
+                same && card::same_bits(&case.logits(Some(0), parts)?, &got),
+            )
+        })?;
+        let file = ExpertFile::open(&case.path)?;
+        let ids = card::ids(file.expert().config());
+        let decode = |session: &mut Session<'_>| {
+            // The driver's functions are looked up when they are called for the first time.
+            let mut read = |ids: &[u32]| ids.iter().try_for_each(|&id| session.prefill(&[id]));
+            let first = read(&ids[..2]);
+            let mut rest = Ok(());
+            let n = allocations(|| rest = read(&ids[2..]));
+            first.and(rest).map(|()| n)
+        };
+        let n = card::session(file.expert(), &card::options(case.kv), Some(0), decode)??;
+        fine &= off.is_within(&bound) && same && n == 0;
+        let (card::Off { best, worst }, name) = (off, &case.name);
+        let bounds = format!("{:.0e}, {:.0e}", bound.best, bound.worst);
+        println!("{name}\t{best:.1e}\t{worst:.1e}\t{bounds}\t{same}\t{n}");
+    }
+    Ok(fine)
+}
+
+/// GB/s at which the card's memory is set to zero, the best of several: what a product that only reads weights
+/// could reach.
+fn memory_rate() -> Result<bool> {
+    const N: usize = 1 << 30;
+    let mut device = open(Precision::Bf16, false)?;
+    let memory = device.allocate(N)?;
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let clock = Instant::now();
+        for _ in 0..10 {
+            device.clear(memory, N);
+        }
+        device.finish()?;
+        best = best.max(10.0 * N as f64 / clock.elapsed().as_secs_f64() / 1e9);
+    }
+    println!("{best:.0}");
+    Ok(true)
 }

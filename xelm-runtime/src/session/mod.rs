@@ -7,6 +7,8 @@
 //! Keys and values depend on the tokens alone, not on when they were computed. So an expert that joins
 //! a mixture late reads what it has missed and is then where it would have been, bit for bit; rewinding,
 //! reusing a prefix and restoring a saved state rest on the same.
+//!
+//! Passes are computed by this processor, or by a [`Device`] that the session was opened on.
 
 mod read;
 mod state;
@@ -14,10 +16,12 @@ mod state;
 use crate::arena::Arena;
 use crate::cache::Cache;
 pub use crate::cache::KvType;
+use crate::config::Config;
+use crate::device::{Device, Lane, Needs};
 use crate::ensemble::{Active, Ensemble};
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::forward::{Buffers, Lane};
+use crate::forward::Buffers;
 use crate::kernels::Kernels;
 pub use crate::mixture::{Mixing, Routing};
 use crate::mixture::{Mixture, top_m};
@@ -47,6 +51,9 @@ pub struct Options {
     /// shortlist. Otherwise the tokens on any of the shortlists have one, each expert gives the others
     /// probability 0, and a text that has them scores infinitely badly.
     pub full_output: bool,
+    /// Whether a device computes the passes: [`Session::init_on`] takes it. Keys, values and the buffers of the
+    /// forward pass are then in its memory.
+    pub on_device: bool,
 }
 
 impl Default for Options {
@@ -59,11 +66,12 @@ impl Default for Options {
             max_text: 16 << 10,
             mixing: Mixing::default(),
             full_output: false,
+            on_device: false,
         }
     }
 }
 
-/// How much memory a session takes, in bytes. Exactly `total` works; one byte less is an error.
+/// How much memory a session takes, in bytes; a device's is planned apart. Exactly `total` works; one byte less is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Keys and values of the experts that can be resident at once.
@@ -87,6 +95,8 @@ pub struct Session<'m> {
     ensemble: Ensemble<'m>,
     parallel: &'m dyn Parallel,
     kernels: Kernels,
+    /// Who computes the passes, where this processor does not.
+    device: Option<&'m mut dyn Device>,
     options: Options,
     n_past: usize,
     /// Whether `logits` are those after the last token.
@@ -127,27 +137,18 @@ struct Parts<'m> {
 impl<'m> Parts<'m> {
     /// `options` are resolved.
     fn carve(ensemble: &Ensemble<'_>, options: &Options, arena: &mut Arena<'m>) -> Result<Self> {
-        let Options { n_ctx, n_batch, n_logits, kv, max_text, mixing, full_output } = *options;
+        let Options { max_text, mixing, on_device, .. } = *options;
+        let Needs { n_ctx, n_batch, n_lanes, n_slots, n_logits, kv, full_output } =
+            options.needs(ensemble)?;
         let config = ensemble.config();
-        let n_lanes = top_m(ensemble, &mixing);
-        let slot_len = n_ctx.saturating_mul(2 * config.n_layer * config.n_embd);
-        let n_resident = match mixing.kv_budget {
-            0 => ensemble.n_present(),
-            bytes => (bytes / (slot_len * kv.size()).max(1)).min(ensemble.n_present()),
-        };
-        if n_resident < n_lanes {
-            return Err(Error::BadParameter {
-                what: "kv_budget (it holds fewer than top_m experts)",
-            });
-        }
-        let cache = Cache::carve(arena, kv, slot_len, n_resident)?;
+        let slot_len = if on_device { 0 } else { options.slot_len(config) };
+        let cache = Cache::carve(arena, kv, slot_len, n_slots)?;
         let kv_end = arena.used();
-        let n_logits = n_logits.max(n_lanes);
         let (outputs, n_out) = match ensemble.shortlists().filter(|_| !full_output) {
             Some(lists) => Outputs::carve(arena, lists, config.n_vocab)?,
             None => (Outputs::all(config.n_vocab), config.n_vocab),
         };
-        let buffers = Buffers::carve(arena, config, n_lanes, n_batch, n_logits, n_out)?;
+        let buffers = Buffers::carve(arena, config, n_lanes, n_batch, n_logits, n_out, on_device)?;
         let candidates = arena.take(n_out)?;
         let (lanes, group) = (arena.take(n_lanes)?, arena.take(n_lanes)?);
         let steps = arena.take(n_batch.saturating_mul(n_lanes))?;
@@ -163,7 +164,7 @@ impl<'m> Parts<'m> {
             text: text_end - scratch_end,
             routing: total - text_end,
             total,
-            n_resident,
+            n_resident: n_slots,
             mapped: ensemble.weight_bytes(),
         };
         Ok(Parts {
@@ -198,6 +199,29 @@ impl Options {
         }
         Ok(Options { n_ctx, n_batch: self.n_batch.min(n_ctx), ..*self })
     }
+
+    /// Numbers of a slot of the cache; these options are resolved.
+    fn slot_len(&self, config: &Config) -> usize {
+        self.n_ctx.saturating_mul(2 * config.n_layer * config.n_embd)
+    }
+
+    /// What passes need; these options are resolved.
+    fn needs(&self, ensemble: &Ensemble<'_>) -> Result<Needs> {
+        let Options { n_ctx, n_batch, n_logits, kv, mixing, full_output, .. } = *self;
+        let n_lanes = top_m(ensemble, &mixing);
+        let slot_bytes = self.slot_len(ensemble.config()).saturating_mul(kv.size()).max(1);
+        let n_slots = match mixing.kv_budget {
+            0 => ensemble.n_present(),
+            bytes => (bytes / slot_bytes).min(ensemble.n_present()),
+        };
+        if n_slots < n_lanes {
+            return Err(Error::BadParameter {
+                what: "kv_budget (it holds fewer than top_m experts)",
+            });
+        }
+        let n_logits = n_logits.max(n_lanes);
+        Ok(Needs { n_ctx, n_batch, n_lanes, n_slots, n_logits, kv, full_output })
+    }
 }
 
 impl<'m> Session<'m> {
@@ -209,6 +233,15 @@ impl<'m> Session<'m> {
         let ensemble = experts.into();
         let options = options.resolved(&ensemble)?;
         Ok(Parts::carve(&ensemble, &options, &mut Arena::measure())?.plan)
+    }
+
+    /// What a device must have room for, to compute the passes of such a session.
+    ///
+    /// # Errors
+    /// As [`Session::plan`].
+    pub fn needs<'e>(experts: impl Into<Ensemble<'e>>, options: &Options) -> Result<Needs> {
+        let ensemble = experts.into();
+        options.resolved(&ensemble)?.needs(&ensemble)
     }
 
     /// A session at position 0 in `memory`, whose former contents do not matter. `parallel` does
@@ -223,13 +256,49 @@ impl<'m> Session<'m> {
         kernels: Kernels,
         parallel: &'m dyn Parallel,
     ) -> Result<Self> {
+        Session::new(experts.into(), options, memory, kernels, parallel, None)
+    }
+
+    /// As [`Session::init`], with a device that computes the passes; `parallel` mixes.
+    ///
+    /// # Errors
+    /// As [`Session::init`]; a device that was opened for other experts or for another [`Session::needs`].
+    pub fn init_on(
+        device: &'m mut dyn Device,
+        experts: impl Into<Ensemble<'m>>,
+        options: &Options,
+        memory: &'m mut [u8],
+        kernels: Kernels,
+        parallel: &'m dyn Parallel,
+    ) -> Result<Self> {
         let ensemble = experts.into();
+        if device.fingerprint() != ensemble.fingerprint() {
+            return Err(Error::ExpertsDiffer { what: "weights from those on the device" });
+        }
+        if device.needs() != Session::needs(ensemble, options)? {
+            return Err(Error::BadParameter { what: "device (it was opened for another session)" });
+        }
+        Session::new(ensemble, options, memory, kernels, parallel, Some(device))
+    }
+
+    fn new(
+        ensemble: Ensemble<'m>,
+        options: &Options,
+        memory: &'m mut [u8],
+        kernels: Kernels,
+        parallel: &'m dyn Parallel,
+        device: Option<&'m mut dyn Device>,
+    ) -> Result<Self> {
         let options = options.resolved(&ensemble)?;
+        if options.on_device != device.is_some() {
+            return Err(Error::BadParameter { what: "on_device" });
+        }
         let parts = Parts::carve(&ensemble, &options, &mut Arena::new(memory)?)?;
         Ok(Session {
             ensemble,
             parallel,
             kernels,
+            device,
             options,
             n_past: 0,
             has_logits: false,
@@ -328,7 +397,7 @@ impl<'m> Session<'m> {
     }
 
     /// Somebody who sees the inputs of every product from now on, in the order in which they are computed.
-    /// It changes no result.
+    /// It changes no result. A device shows nothing: with one, every pass is an error while there is an observer.
     pub fn set_observer(&mut self, observer: Option<&'m dyn Observer>) {
         self.observer = observer;
     }

@@ -2,8 +2,9 @@
 
 use super::{Session, Want};
 use crate::cache::Kv;
+use crate::device::Lane;
 use crate::error::{Error, Result};
-use crate::forward::{Lane, Machine, forward, head};
+use crate::forward::{Machine, forward, head, spread};
 use crate::mixture::{Routing, Step};
 use core::sync::atomic::Ordering;
 
@@ -103,7 +104,7 @@ impl Session<'_> {
         let parallel = self.parallel;
         self.deliver(n, n - 1, &mut |_, step| {
             step.mix(parallel);
-        });
+        })?;
         self.has_logits = true;
         Ok(())
     }
@@ -123,7 +124,7 @@ impl Session<'_> {
             let end = self.next_run(at)?;
             self.catch_up(at)?;
             self.pass(at, end)?;
-            self.deliver(end - at, 0, &mut |i, step| each(at - start + i, step));
+            self.deliver(end - at, 0, &mut |i, step| each(at - start + i, step))?;
             at = end;
         }
         Ok(())
@@ -211,9 +212,13 @@ impl Session<'_> {
         let cancelled = || self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed));
         let (tokens, n_ctx, b) =
             (&parts.tokens[start..stop], self.options.n_ctx, &mut parts.buffers);
-        match &mut parts.cache.kv {
-            Kv::F32(kv) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
-            Kv::F16(kv) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
+        match (&mut self.device, &mut parts.cache.kv) {
+            (Some(_), _) if self.observer.is_some() => {
+                return Err(Error::BadParameter { what: "observer (a device shows nothing)" });
+            }
+            (Some(device), _) => device.forward(group, tokens, start, &cancelled),
+            (None, Kv::F32(kv)) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
+            (None, Kv::F16(kv)) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
         }?;
         for lane in group {
             parts.cache.set_cached(lane.slot, stop);
@@ -223,7 +228,12 @@ impl Session<'_> {
 
     /// Computes the logits of the rows from `first` on of the last pass, which had `n` tokens, and
     /// hands them to `each` with their index in it.
-    fn deliver(&mut self, n: usize, first: usize, each: &mut dyn FnMut(usize, &mut Step<'_>)) {
+    fn deliver(
+        &mut self,
+        n: usize,
+        first: usize,
+        each: &mut dyn FnMut(usize, &mut Step<'_>),
+    ) -> Result<()> {
         let parts = &mut self.parts;
         let outputs = parts.outputs;
         let n_out = outputs.len();
@@ -237,7 +247,14 @@ impl Session<'_> {
         };
         for start in (first..n).step_by(at_once) {
             let rows = start..n.min(start + at_once);
-            head(machine, group, &mut parts.buffers, n, rows.clone(), &outputs);
+            match &mut self.device {
+                None => head(machine, group, &mut parts.buffers, n, rows.clone(), &outputs),
+                Some(device) => {
+                    let logits = &mut parts.buffers.logits[..group.len() * rows.len() * n_out];
+                    device.head(group, n, rows.clone(), logits)?;
+                    spread(&self.ensemble, group, logits, &outputs);
+                }
+            }
             for (i, row) in rows.clone().enumerate() {
                 let step = (row - first) * self.n_group;
                 each(
@@ -252,5 +269,6 @@ impl Session<'_> {
                 );
             }
         }
+        Ok(())
     }
 }

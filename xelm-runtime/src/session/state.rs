@@ -15,10 +15,9 @@
 use super::{KvType, Session};
 use crate::cache::{Kv, layer_of, layer_of_mut};
 use crate::config::Config;
-use crate::ensemble::{Active, Ensemble};
+use crate::ensemble::Active;
 use crate::error::{Error, Result};
 use crate::kernels::KvElement;
-use sha2::{Digest, Sha256};
 
 const MAGIC: [u8; 8] = *b"XELMSTAT";
 const VERSION: u32 = 1;
@@ -29,23 +28,21 @@ const NOT_FIXED: u64 = u64::MAX;
 impl Session<'_> {
     /// Bytes that [`Session::save`] writes now.
     pub fn state_size(&self) -> usize {
-        let Config { n_layer, n_embd, .. } = *self.ensemble.config();
-        let per_position = 2 * n_layer * n_embd * self.options.kv.size();
-        let slots = self.saved_slots().map(|(_, _, n_cached)| 8 + n_cached * per_position);
+        let slots = self.saved_slots().map(|(_, _, n_cached)| 8 + self.slot_bytes(n_cached));
         HEADER + 8 * self.saved_active().len() + 4 * self.n_past + slots.sum::<usize>()
     }
 
     /// Writes the session's state to `out` and returns the bytes written.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`] where `out` is shorter than [`Session::state_size`].
+    /// [`Error::BufferTooSmall`] where `out` is shorter than [`Session::state_size`]; a device's.
     pub fn save(&self, out: &mut [u8]) -> Result<usize> {
         let needed = self.state_size();
         let mut out = Sink(out.get_mut(..needed).ok_or(Error::BufferTooSmall { needed })?);
         out.put(&MAGIC);
         out.put(&VERSION.to_le_bytes());
         out.put(&u32::from(self.options.kv == KvType::F16).to_le_bytes());
-        out.put(&fingerprint(&self.ensemble));
+        out.put(&self.ensemble.fingerprint());
         out.put(&(self.n_past as u64).to_le_bytes());
         let fixed_at = self.parts.mixture.fixed_at().map_or(NOT_FIXED, |at| at as u64);
         out.put(&fixed_at.to_le_bytes());
@@ -61,16 +58,20 @@ impl Session<'_> {
         for (slot, expert, n_cached) in self.saved_slots() {
             out.put(&expert.to_le_bytes());
             out.put(&(n_cached as u32).to_le_bytes());
-            match &self.parts.cache.kv {
-                Kv::F32(kv) => self.save_slot(kv, slot, n_cached, &mut out),
-                Kv::F16(kv) => self.save_slot(kv, slot, n_cached, &mut out),
+            match (&self.device, &self.parts.cache.kv) {
+                (Some(device), _) => {
+                    device.save(slot as u32, n_cached, out.room(self.slot_bytes(n_cached)))?
+                }
+                (None, Kv::F32(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
+                (None, Kv::F16(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
             }
         }
         Ok(needed)
     }
 
     /// Takes the state that a session with the same experts and storage of keys and values saved, and
-    /// forgets its own. What follows is bit for bit what would have followed there.
+    /// forgets its own. What follows is bit for bit what would have followed there, on this processor or on a
+    /// device as it was there.
     ///
     /// # Errors
     /// [`Error::ForeignState`] where the state is of something else or damaged, and
@@ -97,7 +98,7 @@ impl Session<'_> {
         if state.u32()? != u32::from(self.options.kv == KvType::F16) {
             return Err(foreign("type of keys and values"));
         }
-        if state.take::<32>()? != fingerprint(&self.ensemble) {
+        if state.take::<32>()? != self.ensemble.fingerprint() {
             return Err(foreign("model"));
         }
         let n_past = usize::try_from(state.u64()?).unwrap_or(usize::MAX);
@@ -139,9 +140,11 @@ impl Session<'_> {
             // Where fewer experts can be resident, the ones used last stay: they come last.
             let slot = self.parts.cache.admit(expert);
             let shape = self.cache_shape();
-            match &mut self.parts.cache.kv {
-                Kv::F32(kv) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
-                Kv::F16(kv) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
+            let n_bytes = self.slot_bytes(n_cached);
+            match (&mut self.device, &mut self.parts.cache.kv) {
+                (Some(device), _) => device.restore(slot, n_cached, state.bytes(n_bytes)?)?,
+                (None, Kv::F32(kv)) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
+                (None, Kv::F16(kv)) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
             }
             self.parts.cache.set_cached(slot, n_cached);
         }
@@ -161,6 +164,12 @@ impl Session<'_> {
     /// (slot, expert, positions) of the slots that hold something, the one used last at the end.
     fn saved_slots(&self) -> impl Iterator<Item = (usize, u32, usize)> {
         self.parts.cache.by_use().map(|(i, slot)| (i, slot.expert, slot.n_cached as usize))
+    }
+
+    /// Bytes of the keys and values of as many positions of an expert.
+    fn slot_bytes(&self, n_cached: usize) -> usize {
+        let Config { n_layer, n_embd, .. } = *self.ensemble.config();
+        n_cached * 2 * n_layer * n_embd * self.options.kv.size()
     }
 
     fn cache_shape(&self) -> Shape {
@@ -221,39 +230,19 @@ impl Shape {
     }
 }
 
-/// What tells models apart: dimensions, vocabulary, name, and of every tensor its type and its first and
-/// last bytes, which training and quantising change. Every expert that is present counts.
-fn fingerprint(ensemble: &Ensemble<'_>) -> [u8; 32] {
-    const SAMPLE: usize = 64;
-    let mut sha = Sha256::new();
-    for index in 0..ensemble.len() {
-        let Some(expert) = ensemble.get(index) else { continue };
-        sha.update((index as u64).to_le_bytes());
-        let Config { n_vocab, n_embd, n_layer, n_head, n_ff, activation, norm_eps, .. } =
-            *expert.config();
-        for n in [n_vocab, n_embd, n_layer, n_head, n_ff, activation as usize] {
-            sha.update((n as u64).to_le_bytes());
-        }
-        sha.update(norm_eps.to_le_bytes());
-        sha.update(expert.tokenizer().map_or([0; 32], |t| t.hash()));
-        for tensor in expert.gguf().tensors() {
-            let bytes = tensor.bytes;
-            sha.update((tensor.dtype as u32).to_le_bytes());
-            sha.update(&bytes[..bytes.len().min(SAMPLE)]);
-            sha.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
-        }
-    }
-    sha.finalize().into()
-}
-
 /// Memory being written; its size has been checked.
 struct Sink<'a>(&'a mut [u8]);
 
-impl Sink<'_> {
-    fn put(&mut self, bytes: &[u8]) {
-        let (head, rest) = core::mem::take(&mut self.0).split_at_mut(bytes.len());
-        head.copy_from_slice(bytes);
+impl<'a> Sink<'a> {
+    /// The next `n` bytes.
+    fn room(&mut self, n: usize) -> &'a mut [u8] {
+        let (head, rest) = core::mem::take(&mut self.0).split_at_mut(n);
         self.0 = rest;
+        head
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
     }
 }
 

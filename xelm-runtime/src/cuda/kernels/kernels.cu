@@ -1,0 +1,5 @@
+// All kernels: what is compiled.
+#include "attention.cu"
+#include "embed.cu"
+#include "matmul.cu"
+#include "norm.cu"
