@@ -3,7 +3,7 @@
 #
 #   tests/avx512.sh
 #
-# Runs the unit tests of the runtime and of the trainer on a machine that Bochs emulates, a Xeon of
+# Runs the tests of the kernels and the unit tests of the runtime and of the trainer on a machine that Bochs emulates, a Xeon of
 # the generation Sapphire Rapids: Debian's kernel, and as its init a script that runs the tests one by one. They
 # compare every instruction set that the CPU has with the portable one, or with sums in double precision.
 #
@@ -63,10 +63,10 @@ if [ ! -x "$bochs/bochs" ]; then
     ) > "$cache/bochs.log" 2>&1
 fi
 
-# The emulated machine has no libraries: programs are static.
-tests() {
+# The program of a package's tests. The emulated machine has no libraries: it is static.
+program() {
     RUSTFLAGS="-C target-feature=+crt-static" cargo test --quiet --locked --target x86_64-unknown-linux-gnu \
-        --target-dir "$cache/cargo" -p "$1" --lib --no-run --message-format json |
+        --target-dir "$cache/cargo" -p "$@" --no-run --message-format json |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
 }
 
@@ -74,16 +74,16 @@ root=$cache/root
 rm -rf "$root" "$cache/disc"
 mkdir -p "$root/proc" "$root/tmp" "$cache/disc"
 cp /bin/busybox "$root/busybox"
-for crate in xelm-runtime xelm-train; do
-    strip -o "$root/$crate" "$(tests $crate)"
-done
+strip -o "$root/kernels" "$(program xelm-runtime --test kernels)"
+strip -o "$root/xelm-runtime" "$(program xelm-runtime --lib)"
+strip -o "$root/xelm-train" "$(program xelm-train --lib)"
 cat > "$root/init" << 'END'
 #!/busybox sh
 /busybox mount -t proc proc /proc
 for feature in avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16; do
     /busybox grep -qw $feature /proc/cpuinfo || echo "no $feature"
 done
-/xelm-runtime --test-threads=1 && /xelm-train --skip charsmap --test-threads=1 && echo "every test passed"
+/kernels && /xelm-runtime --test-threads=1 && /xelm-train --skip charsmap --test-threads=1 && echo "every test passed"
 # What is still to be written to the serial port needs a while.
 /busybox sleep 3
 /busybox poweroff -f

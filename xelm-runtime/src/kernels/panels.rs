@@ -165,6 +165,7 @@ impl<L> Panel<'_, L> {
 enum Apart {}
 
 impl<S: Simd> Rows<S> for Panel<'_, Apart> {
+    const INTERLEAVED: bool = false;
     #[inline(always)]
     fn load16(self, s: S, at: usize) -> [S::Ints; 4] {
         s.load16(self.bytes, self.row_bytes, at)
@@ -187,6 +188,7 @@ impl<S: Simd> Rows<S> for Panel<'_, Apart> {
 enum Interleaved {}
 
 impl<S: Simd> Rows<S> for Panel<'_, Interleaved> {
+    const INTERLEAVED: bool = true;
     #[inline(always)]
     fn load16(self, s: S, at: usize) -> [S::Ints; 4] {
         core::array::from_fn(|j| self.load4(s, at + 4 * j))

@@ -6,6 +6,8 @@ use crate::isa::{Isa, Vectorised};
 
 /// Rows of weights side by side.
 pub(super) trait Rows<S: Simd>: Copy {
+    /// Whether four bytes of each row lie side by side, so that loading them is one instruction.
+    const INTERLEAVED: bool;
     /// The 16 bytes at offset `at` of each row, the j-th four in vector j.
     fn load16(self, s: S, at: usize) -> [S::Ints; 4];
     /// The four bytes at offset `at` of each row.
@@ -64,7 +66,8 @@ pub(super) trait Simd: Copy {
 
     /// Factors for [`Simd::dot`] of integers that 16 bits hold.
     fn factors(self, x: Self::Ints) -> Self::Ints;
-    /// s · Σ w · x of bytes w below 2^BITS, at most six bits, and of activations x; `s` from [`Simd::factors`].
+    /// s · Σ w · x of four or eight vectors of bytes w below 2^BITS, at most six bits, and of activations x; `s` from
+    /// [`Simd::factors`].
     fn dot<const BITS: u32>(
         self,
         w: &[Self::Ints],

@@ -5,6 +5,7 @@ use super::blocks::Block;
 use super::quants::Quants;
 use super::simd::{Rows, Simd};
 use crate::quant::{BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0};
+use core::hint::black_box;
 use core::mem::offset_of;
 
 /// 32 bytes of every row, four neighbours in a lane.
@@ -54,13 +55,27 @@ pub(super) trait Weights<S: Simd>: Block {
         part: usize,
         x: &[Quants],
     ) -> S::Floats {
-        let mut sum = sum;
-        let bytes = Self::part(s, rows, at, of, part);
-        each_group!(G < Self::PART, {
-            sum = Self::add(s, sum, &Self::unpack(s, of, part, &bytes, G), &x[G]);
-        });
-        sum
+        add_unpacked::<S, Self, R>(s, sum, rows, at, of, part, x)
     }
+}
+
+/// [`Weights::add_part`], group by group.
+#[inline(always)]
+fn add_unpacked<S: Simd, W: Weights<S>, R: Rows<S>>(
+    s: S,
+    sum: S::Floats,
+    rows: R,
+    at: usize,
+    of: &W::Shared,
+    part: usize,
+    x: &[Quants],
+) -> S::Floats {
+    let mut sum = sum;
+    let bytes = W::part(s, rows, at, of, part);
+    each_group!(G < W::PART, {
+        sum = W::add(s, sum, &W::unpack(s, of, part, &bytes, G), &x[G]);
+    });
+    sum
 }
 
 /// sum + dot · (d · scale).
@@ -296,10 +311,37 @@ impl<S: Simd> Weights<S> for BlockQ5K {
 pub(super) struct GroupQ6K<S: Simd> {
     w: Bytes<S>,
     d: S::Floats,
-    /// The scales of the halves.
-    scales: [S::Ints; 2],
+    scales: HalfScales<S>,
+}
+
+/// The scales of a group's halves.
+struct HalfScales<S: Simd> {
+    factors: [S::Ints; 2],
     /// Both of them.
     pair: S::Ints,
+}
+
+impl<S: Simd> HalfScales<S> {
+    /// Of group `g` of a part, from a byte for each of sixteen halves.
+    #[inline(always)]
+    fn of(s: S, scales: &[S::Ints; 4], part: usize, g: usize) -> Self {
+        let four = scales[2 * part + g / 2];
+        let scale = |byte| s.shr_signed(s.shl(four, 24 - 8 * byte), 24);
+        let (a, b) = (scale(g % 2 * 2), scale(g % 2 * 2 + 1));
+        HalfScales { factors: [s.factors(a), s.factors(b)], pair: s.pairs(a, b) }
+    }
+}
+
+/// Σ s · (q − 32) · x, of the sum Σ s · q · x and the scales of both halves.
+#[inline(always)]
+fn centred<S: Simd>(s: S, dot: S::Ints, pair: S::Ints, x: &Quants) -> S::Ints {
+    s.sub_ints(dot, s.shl(s.dot_pairs(pair, x.halves), 5))
+}
+
+/// Four numbers of every row, of group `g` of a part of Q6_K.
+#[inline(always)]
+fn six_bits<S: Simd>(s: S, low: S::Ints, high: S::Ints, g: usize) -> S::Ints {
+    s.or(nibble(s, low, g / 2), to_bit_4(s, high, 2 * g, 3))
 }
 
 impl<S: Simd> Weights<S> for BlockQ6K {
@@ -325,21 +367,62 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         let (low, high) = bytes;
         let mut w = low[g % 2];
         for j in 0..8 {
-            w[j] = s.or(nibble(s, w[j], g / 2), to_bit_4(s, high[j], 2 * g, 3));
+            w[j] = six_bits(s, w[j], high[j], g);
         }
         let (d, scales) = of;
-        let four = scales[2 * part + g / 2];
-        let scale = |byte| s.shr_signed(s.shl(four, 24 - 8 * byte), 24);
-        let (a, b) = (scale(g % 2 * 2), scale(g % 2 * 2 + 1));
-        GroupQ6K { w, d: *d, scales: [s.factors(a), s.factors(b)], pair: s.pairs(a, b) }
+        GroupQ6K { w, d: *d, scales: HalfScales::of(s, scales, part, g) }
     }
     #[inline(always)]
     fn add(s: S, sum: S::Floats, group: &Self::Group, x: &Quants) -> S::Floats {
-        let GroupQ6K { w, d, scales: [a, b], pair } = group;
-        let low = s.dot::<6>(&w[..4], &x.q[..4], Some(*a));
-        let high = s.dot::<6>(&w[4..], &x.q[4..], Some(*b));
-        // Σ s · (q − 32) · x
-        let offset = s.shl(s.dot_pairs(*pair, x.halves), 5);
-        add_scaled(s, sum, s.sub_ints(s.add_ints(low, high), offset), *d, x)
+        let GroupQ6K { w, d, scales } = group;
+        let low = s.dot::<6>(&w[..4], &x.q[..4], Some(scales.factors[0]));
+        let high = s.dot::<6>(&w[4..], &x.q[4..], Some(scales.factors[1]));
+        add_scaled(s, sum, centred(s, s.add_ints(low, high), scales.pair, x), *d, x)
+    }
+    /// A part is 24 vectors, more than there are registers: where loads are cheap, all groups go together, half of
+    /// each at a time.
+    #[inline(always)]
+    fn add_part<R: Rows<S>>(
+        s: S,
+        sum: S::Floats,
+        rows: R,
+        at: usize,
+        of: &Self::Shared,
+        part: usize,
+        x: &[Quants],
+    ) -> S::Floats {
+        if !R::INTERLEAVED {
+            return add_unpacked::<S, Self, R>(s, sum, rows, at, of, part, x);
+        }
+        let x: &[Quants; 4] = x.first_chunk().expect("as many groups as a part has");
+        let (d, scales) = of;
+        let (mut dots, mut pairs, mut factors) =
+            ([s.splat(0); 4], [s.splat(0); 4], [[s.splat(0); 4]; 2]);
+        each_group!(G < 4, {
+            let scales = HalfScales::of(s, scales, part, G);
+            (pairs[G], [factors[0][G], factors[1][G]]) = (scales.pair, scales.factors);
+        });
+        // Unrolled, all of it would be in flight at once, and most of it in memory (a fifth slower).
+        for half in 0..black_box(2).min(2usize) {
+            let factors = &factors[half];
+            let low = at + offset_of!(Self, ql) + 64 * part + 16 * half;
+            let high = at + offset_of!(Self, qh) + 32 * part + 16 * half;
+            let low = [rows.load16(s, low), rows.load16(s, low + 32)];
+            let high = rows.load16(s, high);
+            each_group!(G < 4, {
+                let mut w = low[G % 2];
+                for j in 0..4 {
+                    w[j] = six_bits(s, w[j], high[j], G);
+                }
+                let q: &[[i8; 4]; 4] = &x[G].q.as_chunks().0[half];
+                let dot = s.dot::<6>(&w, q, Some(factors[G]));
+                dots[G] = s.add_ints(dots[G], dot);
+            });
+        }
+        let mut sum = sum;
+        each_group!(G < 4, {
+            sum = add_scaled(s, sum, centred(s, dots[G], pairs[G], &x[G]), *d, &x[G]);
+        });
+        sum
     }
 }
