@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use xelm_runtime::cuda;
 use xelm_runtime::expert::Expert;
-use xelm_runtime::format::{Array, Gguf, Value, keys};
+use xelm_runtime::format::{Array, Gguf, Value};
 use xelm_runtime::layout::Layout;
 use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::pack::SetFolder;
@@ -43,16 +43,14 @@ pub(crate) struct Args {
 
 /// Names of the tensors' types; of packed weights, what is packed.
 fn types(gguf: &Gguf<'_>) -> Vec<String> {
-    if gguf.get(keys::PACKED_LAYOUT).is_some()
-        && let Ok(types) = Expert::types(gguf)
-    {
-        let name = |(dtype, layout): (DType, Layout)| match layout {
-            Layout::Packed => format!("packed {}", dtype.name()),
-            Layout::Standard => dtype.name().to_owned(),
-        };
-        return types.map(name).collect();
-    }
-    gguf.tensors().map(|tensor| tensor.dtype.name().to_owned()).collect()
+    let Ok(types) = Expert::types(gguf) else {
+        return gguf.tensors().map(|tensor| tensor.dtype.name().to_owned()).collect();
+    };
+    let name = |(dtype, layout): (DType, Layout)| match layout {
+        Layout::Packed => format!("packed {}", dtype.name()),
+        Layout::Standard => dtype.name().to_owned(),
+    };
+    types.map(name).collect()
 }
 
 /// Elements of an array that are shown.

@@ -76,11 +76,7 @@ pub struct Planned {
 /// recipe needs; or the output cannot be written.
 pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>) -> Result<Sizes> {
     let options = options.into();
-    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
-    if same(from, to) == Some(true) {
-        return Err(Error::SameFile(to.to_owned()));
-    }
-    let input = MappedFile::open(from).map_err(io(from))?;
+    let input = open(from, to)?;
     let gguf = input.gguf().map_err(file(from))?;
     let (types, writer) = described(&gguf, from, &options)?;
     let imatrix = importances(&types, from, &options)?;
@@ -111,6 +107,15 @@ pub fn quantize_file<'a>(from: &Path, to: &Path, options: impl Into<Options<'a>>
     }
     body.finish().map_err(file(to))?.commit().map_err(io(to))?;
     Ok(Sizes { before: size(from)?, after: size(to)? })
+}
+
+/// Maps `from`, which must not be the file `to` that is written.
+fn open(from: &Path, to: &Path) -> Result<MappedFile> {
+    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
+    if same(from, to) == Some(true) {
+        return Err(Error::SameFile(to.to_owned()));
+    }
+    MappedFile::open(from).map_err(io(from))
 }
 
 fn size(path: &Path) -> Result<u64> {

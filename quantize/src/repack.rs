@@ -1,14 +1,13 @@
 //! The layout of weights, changed without a loss: rows interleaved for the kernels, or as standard files have them.
 
 use crate::error::{file, io};
-use crate::{Error, Result, Sizes, size};
+use crate::{Result, Sizes, open, size};
 use rayon::prelude::*;
 use std::path::Path;
 use xelm_runtime::config::ARCH_OWN;
 use xelm_runtime::expert::Expert;
 use xelm_runtime::format::{AtomicFile, Gguf, Tensor, Value, Writer, keys};
 use xelm_runtime::layout::{Layout, PACKED_LAYOUT, PANEL, pack, unpack};
-use xelm_runtime::mmap::MappedFile;
 use xelm_runtime::quant::DType;
 
 /// Writes the expert of `from` with its quantised matrices in the layout `to_layout` ([`xelm_runtime::layout`]);
@@ -18,14 +17,11 @@ use xelm_runtime::quant::DType;
 /// # Errors
 /// The input is no model file, or the output cannot be written or is the same file.
 pub fn repack_file(from: &Path, to: &Path, to_layout: Layout) -> Result<Sizes> {
-    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
-    if same(from, to) == Some(true) {
-        return Err(Error::SameFile(to.to_owned()));
-    }
-    let input = MappedFile::open(from).map_err(io(from))?;
+    let input = open(from, to)?;
     let gguf = input.gguf().map_err(file(from))?;
     let types = Expert::types(&gguf).map_err(file(from))?;
-    let tensors: Vec<Stored<'_>> = gguf.tensors().zip(types).map(Stored::new).collect();
+    let stored = |(tensor, (dtype, layout))| Stored { tensor, dtype, layout };
+    let tensors: Vec<Stored<'_>> = gguf.tensors().zip(types).map(stored).collect();
     let mut writer = header(&gguf, &tensors, to_layout);
     for stored in &tensors {
         let (dtype, dims) = stored.description(to_layout);
@@ -70,11 +66,7 @@ struct Stored<'a> {
     layout: Layout,
 }
 
-impl<'a> Stored<'a> {
-    fn new((tensor, (dtype, layout)): (Tensor<'a>, (DType, Layout))) -> Self {
-        Stored { tensor, dtype, layout }
-    }
-
+impl Stored<'_> {
     /// Type and dimensions that the description in a file has: packed, rows of bytes.
     fn description(&self, to: Layout) -> (DType, Vec<usize>) {
         let (n_rows, row_bytes) = (self.tensor.n_rows(), self.row_bytes());

@@ -128,6 +128,7 @@ fn tile<S: Simd, W: Weights<S>, R: Rows<S>>(
 }
 
 /// As many rows as a vector has lanes.
+#[derive(Clone, Copy)]
 struct Panel<'a, L> {
     bytes: &'a [u8],
     row_bytes: usize,
@@ -135,15 +136,6 @@ struct Panel<'a, L> {
     index: usize,
     layout: PhantomData<L>,
 }
-
-impl<L> Clone for Panel<'_, L> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<L> Copy for Panel<'_, L> {}
 
 impl<L> Panel<'_, L> {
     /// While a group of panels is used up, the next group is fetched, a piece of each of its panels in turn.
@@ -162,6 +154,7 @@ impl<L> Panel<'_, L> {
 }
 
 /// Rows as a standard file has them, one after the other.
+#[derive(Clone, Copy)]
 enum Apart {}
 
 impl<S: Simd> Rows<S> for Panel<'_, Apart> {
@@ -185,6 +178,7 @@ impl<S: Simd> Rows<S> for Panel<'_, Apart> {
 }
 
 /// Rows of a packed matrix: see [`crate::layout`].
+#[derive(Clone, Copy)]
 enum Interleaved {}
 
 impl<S: Simd> Rows<S> for Panel<'_, Interleaved> {
