@@ -34,7 +34,7 @@ const UNSAFE: &[&str] = &[
     "xelm-runtime/src/kernels/avx2.rs",          // vector instructions
     "xelm-runtime/src/kernels/avx512.rs",        // vector instructions
     "xelm-runtime/src/kernels/neon.rs",          // vector instructions
-    "xelm-runtime/src/kernels/simd.rs",          // calls of vector instructions, a macro
+    "xelm-runtime/src/kernels/simd.rs",          // loads, calls of vector instructions
     "xelm-runtime/src/mmap.rs",                  // mapped files, and what borrows from them
     "xelm-runtime/src/parallel.rs",              // disjoint parts of one output
     "xelm-runtime/src/pool.rs",                  // passes on the promise of its crew

@@ -4,7 +4,7 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
 use super::quants::Quants;
-use super::simd::{Simd, instructions};
+use super::simd::{Runs, Simd, instructions};
 use crate::isa::{Isa, Vectorised, run_avx2};
 use core::arch::x86_64::*;
 
@@ -66,10 +66,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [__m256i; 4] {
-        assert!(at + 16 <= row_bytes && rows.len() == 8 * row_bytes);
-        let row = |r: usize| rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-        // SAFETY: 16 bytes at `at` of eight rows, inside the slice by the assertion.
+    fn load16(self, rows: Runs<'_>, at: usize) -> [__m256i; 4] {
+        let row = |r: usize| rows.get::<16>(r, at).as_ptr().cast();
+        // SAFETY: 16 bytes are read from an array of as many.
         unsafe {
             let a = _mm256_set_m128i(_mm_loadu_si128(row(4)), _mm_loadu_si128(row(0)));
             let b = _mm256_set_m128i(_mm_loadu_si128(row(5)), _mm_loadu_si128(row(1)));
@@ -87,25 +86,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> __m256i {
-        assert!(at + 4 <= row_bytes && rows.len() == 8 * row_bytes);
-        let row = |r: usize| {
-            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
-            unsafe { first.read_unaligned() }
-        };
+    fn load4(self, rows: Runs<'_>, at: usize) -> __m256i {
+        let row = |r: usize| i32::from_ne_bytes(*rows.get(r, at));
         // SAFETY: see above.
         unsafe { _mm256_setr_epi32(row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)) }
     }
 
     #[inline(always)]
-    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> __m256 {
-        assert!(at + 2 <= row_bytes && rows.len() == 8 * row_bytes);
-        let row = |r: usize| {
-            let first: *const i16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
-            unsafe { first.read_unaligned() }
-        };
+    fn load2(self, rows: Runs<'_>, at: usize) -> __m256 {
+        let row = |r: usize| i16::from_ne_bytes(*rows.get(r, at));
         // SAFETY: see above.
         unsafe {
             _mm256_cvtph_ps(_mm_setr_epi16(
@@ -122,23 +111,23 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_lanes(self, panels: &[u8], at: usize) -> __m256i {
-        let lanes = &panels[at..at + 32];
-        // SAFETY: 32 bytes are read from a slice of as many.
+    fn load_lanes(self, panels: Runs<'_>, at: usize) -> __m256i {
+        let lanes = panels.get::<32>(0, at);
+        // SAFETY: 32 bytes are read from an array of as many.
         unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn load_halves(self, panels: &[u8], at: usize) -> __m256 {
-        let halves = &panels[at..at + 16];
-        // SAFETY: 16 bytes are read from a slice of as many.
+    fn load_halves(self, panels: Runs<'_>, at: usize) -> __m256 {
+        let halves = panels.get::<16>(0, at);
+        // SAFETY: 16 bytes are read from an array of as many.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) }
     }
 
     #[inline(always)]
-    fn prefetch(self, rows: &[u8], at: usize) {
+    fn prefetch(self, bytes: &[u8], at: usize) {
         // SAFETY: nothing is read, so that any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(at).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
 
     instructions! {
@@ -197,11 +186,6 @@ impl Simd for Avx2 {
             }
             total
         }
-    }
-
-    #[inline(always)]
-    fn pairs(self, a: __m256i, b: __m256i) -> __m256i {
-        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
     }
 
     #[inline(always)]

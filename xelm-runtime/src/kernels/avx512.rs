@@ -4,7 +4,7 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
 use super::quants::Quants;
-use super::simd::{Simd, instructions};
+use super::simd::{Runs, Simd, instructions};
 use crate::isa::{Isa, Vectorised, run_avx512};
 use core::arch::x86_64::*;
 
@@ -30,12 +30,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [__m512i; 4] {
-        assert!(at + 16 <= row_bytes && rows.len() == 16 * row_bytes);
+    fn load16(self, rows: Runs<'_>, at: usize) -> [__m512i; 4] {
         macro_rules! every_fourth {
             ($r:literal) => {{
-                let row = |r: usize| rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-                // SAFETY: 16 bytes at `at` of four rows, inside the slice by the assertion.
+                let row = |r: usize| rows.get::<16>(r, at).as_ptr().cast();
+                // SAFETY: 16 bytes are read from an array of as many.
                 unsafe {
                     let x = _mm512_castsi128_si512(_mm_loadu_si128(row($r)));
                     let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(row($r + 4)));
@@ -60,36 +59,29 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> __m512i {
-        assert!(at + 4 <= row_bytes && rows.len() == 16 * row_bytes);
+    fn load4(self, rows: Runs<'_>, at: usize) -> __m512i {
         let mut of = [0i32; 16];
         for r in 0..16 {
-            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
-            of[r] = unsafe { first.read_unaligned() };
+            of[r] = i32::from_ne_bytes(*rows.get(r, at));
         }
         // SAFETY: 64 bytes are read from an array of as many.
         unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> __m512 {
-        assert!(at + 2 <= row_bytes && rows.len() == 16 * row_bytes);
+    fn load2(self, rows: Runs<'_>, at: usize) -> __m512 {
         let mut of = [0u16; 16];
         for r in 0..16 {
-            let first: *const u16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
-            of[r] = unsafe { first.read_unaligned() };
+            of[r] = u16::from_ne_bytes(*rows.get(r, at));
         }
         // SAFETY: 32 bytes are read from an array of as many.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(of.as_ptr().cast())) }
     }
 
     #[inline(always)]
-    fn load_lanes(self, panels: &[u8], at: usize) -> __m512i {
-        let (a, b) = panels.split_at(panels.len() / 2);
-        let (a, b) = (&a[at..at + 32], &b[at..at + 32]);
-        // SAFETY: 32 bytes are read from each of two slices of as many.
+    fn load_lanes(self, panels: Runs<'_>, at: usize) -> __m512i {
+        let (a, b) = (panels.get::<32>(0, at), panels.get::<32>(1, at));
+        // SAFETY: 32 bytes are read from each of two arrays of as many.
         unsafe {
             let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.as_ptr().cast()));
             _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(b.as_ptr().cast()))
@@ -97,10 +89,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_halves(self, panels: &[u8], at: usize) -> __m512 {
-        let (a, b) = panels.split_at(panels.len() / 2);
-        let (a, b) = (&a[at..at + 16], &b[at..at + 16]);
-        // SAFETY: 16 bytes are read from each of two slices of as many.
+    fn load_halves(self, panels: Runs<'_>, at: usize) -> __m512 {
+        let (a, b) = (panels.get::<16>(0, at), panels.get::<16>(1, at));
+        // SAFETY: 16 bytes are read from each of two arrays of as many.
         unsafe {
             let low = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
             let high = _mm_loadu_si128(b.as_ptr().cast());
@@ -109,9 +100,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, rows: &[u8], at: usize) {
+    fn prefetch(self, bytes: &[u8], at: usize) {
         // SAFETY: nothing is read, so that any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(at).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
 
     instructions! {
@@ -162,11 +153,6 @@ impl Simd for Avx512 {
             let sums = _mm512_slli_epi32(_mm512_set1_epi32(x.eight_sums), 4);
             _mm512_sub_epi32(total, sums)
         }
-    }
-
-    #[inline(always)]
-    fn pairs(self, a: __m512i, b: __m512i) -> __m512i {
-        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
     }
 
     #[inline(always)]

@@ -40,6 +40,9 @@ pub use portable::KvElement;
 pub(crate) use portable::LogSumExp;
 pub use quants::Quants;
 
+/// Rows of a matrix that kernels take together, and that tasks are multiples of.
+const ROWS_AT_ONCE: usize = 32;
+
 /// The functions that one CPU runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -146,7 +149,7 @@ impl Kernels {
             });
         }
         let quants = &quants[..];
-        let part = part_len(n_rows, 16, lane_len * n_rows);
+        let part = part_len(n_rows, ROWS_AT_ONCE, lane_len * n_rows);
         split_columns(par, out, n_lanes, n_rows, part, |lane, mut columns| {
             let (w, bias) = linear(lane);
             let x = Activations {

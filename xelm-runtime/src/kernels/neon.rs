@@ -8,7 +8,7 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
 use super::quants::Quants;
-use super::simd::{Simd, instructions};
+use super::simd::{Runs, Simd, instructions};
 use crate::isa::{Isa, Vectorised, run_neon};
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -136,39 +136,29 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Ints; 4] {
-        assert!(at + 16 <= row_bytes && rows.len() == 8 * row_bytes);
-        let row = |r: usize| {
-            let first = rows.as_ptr().wrapping_add(r * row_bytes + at);
-            // SAFETY: 16 bytes at `at` of a row, inside the slice by the assertion.
-            unsafe { vreinterpretq_s32_u8(vld1q_u8(first)) }
-        };
+    fn load16(self, rows: Runs<'_>, at: usize) -> [Ints; 4] {
+        // SAFETY: 16 bytes are read from an array of as many.
+        let row = |r| unsafe { vreinterpretq_s32_u8(vld1q_u8(rows.get::<16>(r, at).as_ptr())) };
         let low = transposed([row(0), row(1), row(2), row(3)]);
         let high = transposed([row(4), row(5), row(6), row(7)]);
         [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
     }
 
     #[inline(always)]
-    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> Ints {
-        assert!(at + 4 <= row_bytes && rows.len() == 8 * row_bytes);
+    fn load4(self, rows: Runs<'_>, at: usize) -> Ints {
         let mut of = [0i32; 8];
         for r in 0..8 {
-            let first: *const i32 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: four bytes at `at` of a row, inside the slice by the assertion.
-            of[r] = unsafe { first.read_unaligned() };
+            of[r] = i32::from_ne_bytes(*rows.get(r, at));
         }
         // SAFETY: 32 bytes are read from an array of as many.
         unsafe { [vld1q_s32(of.as_ptr()), vld1q_s32(of.as_ptr().wrapping_add(4))] }
     }
 
     #[inline(always)]
-    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> Floats {
-        assert!(at + 2 <= row_bytes && rows.len() == 8 * row_bytes);
+    fn load2(self, rows: Runs<'_>, at: usize) -> Floats {
         let mut of = [0u16; 8];
         for r in 0..8 {
-            let first: *const u16 = rows.as_ptr().wrapping_add(r * row_bytes + at).cast();
-            // SAFETY: two bytes at `at` of a row, inside the slice by the assertion.
-            of[r] = unsafe { first.read_unaligned() };
+            of[r] = u16::from_ne_bytes(*rows.get(r, at));
         }
         // SAFETY: 16 bytes are read from an array of as many.
         unsafe {
@@ -178,9 +168,9 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn load_lanes(self, panels: &[u8], at: usize) -> Ints {
-        let lanes = panels[at..at + 32].as_ptr();
-        // SAFETY: 32 bytes are read from a slice of as many.
+    fn load_lanes(self, panels: Runs<'_>, at: usize) -> Ints {
+        let lanes = panels.get::<32>(0, at).as_ptr();
+        // SAFETY: 32 bytes are read from an array of as many.
         unsafe {
             let [low, high] = [vld1q_u8(lanes), vld1q_u8(lanes.wrapping_add(16))];
             [vreinterpretq_s32_u8(low), vreinterpretq_s32_u8(high)]
@@ -188,9 +178,9 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn load_halves(self, panels: &[u8], at: usize) -> Floats {
-        let halves = panels[at..at + 16].as_ptr();
-        // SAFETY: 16 bytes are read from a slice of as many.
+    fn load_halves(self, panels: Runs<'_>, at: usize) -> Floats {
+        let halves = panels.get::<16>(0, at).as_ptr();
+        // SAFETY: 16 bytes are read from an array of as many.
         unsafe {
             let eight = vreinterpretq_f16_u8(vld1q_u8(halves));
             [vcvt_f32_f16(vget_low_f16(eight)), vcvt_high_f32_f16(eight)]
@@ -198,8 +188,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn prefetch(self, rows: &[u8], at: usize) {
-        let line = rows.as_ptr().wrapping_add(at);
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        let line = bytes.as_ptr().wrapping_add(at);
         // SAFETY: nothing is read, so that any address will do.
         unsafe {
             asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
@@ -262,11 +252,6 @@ impl Simd for Neon {
     #[inline(always)]
     fn dot_signed(self, w: &[Ints; 8], x: &Quants) -> Ints {
         self.dot_bytes(w, &x.q)
-    }
-
-    #[inline(always)]
-    fn pairs(self, a: Ints, b: Ints) -> Ints {
-        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
     }
 
     #[inline(always)]

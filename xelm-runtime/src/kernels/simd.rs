@@ -1,21 +1,65 @@
 //! What the kernels for quantised weights ask of an instruction set: vectors with a lane for each of several
 //! rows of weights. A lane is 32 bits: a single, an integer, or four neighbouring bytes of its row.
 
+#![allow(unsafe_code, reason = "loads without a check each, and calls of vector instructions")]
+
 use super::quants::Quants;
 use crate::isa::{Isa, Vectorised};
 
-/// Rows of weights side by side.
+/// One block of each row of a vector.
 pub(super) trait Rows<S: Simd>: Copy {
     /// Whether four bytes of each row lie side by side, so that loading them is one instruction.
     const INTERLEAVED: bool;
-    /// The 16 bytes at offset `at` of each row, the j-th four in vector j.
+    /// The 16 bytes at offset `at` of each block, the j-th four in vector j.
     fn load16(self, s: S, at: usize) -> [S::Ints; 4];
-    /// The four bytes at offset `at` of each row.
+    /// The four bytes at offset `at` of each block.
     fn load4(self, s: S, at: usize) -> S::Ints;
-    /// The half-precision number at offset `at` of each row.
+    /// The half-precision number at offset `at` of each block.
     fn load2(self, s: S, at: usize) -> S::Floats;
-    /// Fetches some of what follows these rows, while the block at `at..at + len` of each is computed with.
-    fn prefetch(self, s: S, at: usize, len: usize);
+}
+
+/// Runs of bytes, equally long and equally far apart: what vectors are loaded from.
+#[derive(Clone, Copy)]
+pub(super) struct Runs<'a> {
+    bytes: &'a [u8],
+    /// Bytes from the beginning of a run to that of the next.
+    stride: usize,
+    n_runs: usize,
+    /// Bytes of a run.
+    len: usize,
+}
+
+impl<'a> Runs<'a> {
+    /// The first run begins at `bytes[start]`.
+    ///
+    /// # Panics
+    /// They do not all lie in `bytes`.
+    #[inline(always)]
+    pub(super) fn new(
+        bytes: &'a [u8],
+        start: usize,
+        stride: usize,
+        n_runs: usize,
+        len: usize,
+    ) -> Self {
+        let last = stride.checked_mul(n_runs - 1).and_then(|last| last.checked_add(len));
+        let end = last.and_then(|last| last.checked_add(start));
+        assert!(end.is_some_and(|end| end <= bytes.len()));
+        Runs { bytes: &bytes[start..], stride, n_runs, len }
+    }
+
+    /// N bytes at offset `at` of run `i`. Where these and the length are constants, nothing is left of the check.
+    ///
+    /// # Panics
+    /// They do not lie in the run, or there is no such run.
+    #[inline(always)]
+    pub(super) fn get<const N: usize>(self, i: usize, at: usize) -> &'a [u8; N] {
+        assert!(i < self.n_runs && at <= self.len && N <= self.len - at);
+        let first = self.bytes.as_ptr().wrapping_add(i * self.stride + at);
+        // SAFETY: run `i` lies in `bytes` as `new` made sure, the bytes lie in the run, and an array of bytes may begin
+        // anywhere.
+        unsafe { &*first.cast() }
+    }
 }
 
 /// Vectors of one instruction set; a value is the proof that the CPU has it.
@@ -32,19 +76,18 @@ pub(super) trait Simd: Copy {
     /// Runs `work` compiled for these instructions, and for no others as [`Isa::run`] does.
     fn run<V: Vectorised<Output = ()>>(self, work: V);
 
-    /// Of ROWS rows of `row_bytes` bytes the 16 at offset `at`, the j-th four in vector j.
-    fn load16(self, rows: &[u8], row_bytes: usize, at: usize) -> [Self::Ints; 4];
-    /// Of each row the four bytes at offset `at`.
-    fn load4(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Ints;
-    /// Of each row the half-precision number at offset `at`.
-    fn load2(self, rows: &[u8], row_bytes: usize, at: usize) -> Self::Floats;
-    /// The ROWS lanes at offset `at` of [`PANEL`](crate::layout::PANEL) interleaved rows, or of as many
-    /// panels, one after the other, as have them.
-    fn load_lanes(self, panels: &[u8], at: usize) -> Self::Ints;
+    /// The 16 bytes at offset `at` of each of ROWS runs, the j-th four in vector j.
+    fn load16(self, rows: Runs<'_>, at: usize) -> [Self::Ints; 4];
+    /// The four bytes at offset `at` of each of ROWS runs.
+    fn load4(self, rows: Runs<'_>, at: usize) -> Self::Ints;
+    /// The half-precision number at offset `at` of each of ROWS runs.
+    fn load2(self, rows: Runs<'_>, at: usize) -> Self::Floats;
+    /// The ROWS lanes at offset `at` of a run, [`PANEL`](crate::layout::PANEL) from each where there are more.
+    fn load_lanes(self, panels: Runs<'_>, at: usize) -> Self::Ints;
     /// The ROWS half-precision numbers there.
-    fn load_halves(self, panels: &[u8], at: usize) -> Self::Floats;
-    /// Fetches the cache line at `rows[at]`, or where it would be behind the end.
-    fn prefetch(self, rows: &[u8], at: usize);
+    fn load_halves(self, panels: Runs<'_>, at: usize) -> Self::Floats;
+    /// Fetches the cache line at `bytes[at]`, or where it would be behind the end.
+    fn prefetch(self, bytes: &[u8], at: usize);
 
     /// x in every lane.
     fn splat(self, x: i32) -> Self::Ints;
@@ -77,7 +120,10 @@ pub(super) trait Simd: Copy {
     /// Σ w · x of signed bytes w.
     fn dot_signed(self, w: &[Self::Ints; 8], x: &Quants) -> Self::Ints;
     /// Two integers that 16 bits hold, for [`Simd::dot_pairs`].
-    fn pairs(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    #[inline(always)]
+    fn pairs(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
+    }
     /// a · x[0] + b · x[1]; a and b from [`Simd::pairs`].
     fn dot_pairs(self, ab: Self::Ints, x: [i16; 2]) -> Self::Ints;
 

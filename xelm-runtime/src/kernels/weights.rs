@@ -36,10 +36,10 @@ pub(super) trait Weights<S: Simd>: Block {
     type Part;
     /// A group's numbers and scales.
     type Group;
-    /// Reads what the groups of the block at offset `at` share.
-    fn shared<R: Rows<S>>(s: S, rows: R, at: usize) -> Self::Shared;
-    /// Reads a part of it.
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, of: &Self::Shared, part: usize) -> Self::Part;
+    /// Reads what the groups of the blocks share.
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared;
+    /// Reads a part of them.
+    fn part<R: Rows<S>>(s: S, rows: R, of: &Self::Shared, part: usize) -> Self::Part;
     /// Unpacks group `g` of a part.
     fn unpack(s: S, of: &Self::Shared, part: usize, bytes: &Self::Part, g: usize) -> Self::Group;
     /// Adds the products with 32 activations.
@@ -50,12 +50,11 @@ pub(super) trait Weights<S: Simd>: Block {
         s: S,
         sum: S::Floats,
         rows: R,
-        at: usize,
         of: &Self::Shared,
         part: usize,
         x: &[Quants],
     ) -> S::Floats {
-        add_unpacked::<S, Self, R>(s, sum, rows, at, of, part, x)
+        add_unpacked::<S, Self, R>(s, sum, rows, of, part, x)
     }
 }
 
@@ -65,13 +64,12 @@ fn add_unpacked<S: Simd, W: Weights<S>, R: Rows<S>>(
     s: S,
     sum: S::Floats,
     rows: R,
-    at: usize,
     of: &W::Shared,
     part: usize,
     x: &[Quants],
 ) -> S::Floats {
     let mut sum = sum;
-    let bytes = W::part(s, rows, at, of, part);
+    let bytes = W::part(s, rows, of, part);
     each_group!(G < W::PART, {
         sum = W::add(s, sum, &W::unpack(s, of, part, &bytes, G), &x[G]);
     });
@@ -127,11 +125,11 @@ impl<S: Simd> Weights<S> for BlockQ8_0 {
     type Part = (Bytes<S>, S::Floats);
     type Group = (Bytes<S>, S::Floats);
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R, _: usize) {}
+    fn shared<R: Rows<S>>(_: S, _: R) {}
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, (): &(), _: usize) -> Self::Part {
-        let d = rows.load2(s, at + offset_of!(Self, d));
-        (load32(s, rows, at + offset_of!(Self, qs)), d)
+    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
+        let d = rows.load2(s, offset_of!(Self, d));
+        (load32(s, rows, offset_of!(Self, qs)), d)
     }
     #[inline(always)]
     fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
@@ -149,11 +147,11 @@ impl<S: Simd> Weights<S> for BlockQ4_0 {
     type Part = (Bytes<S>, S::Floats);
     type Group = (Bytes<S>, S::Floats);
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R, _: usize) {}
+    fn shared<R: Rows<S>>(_: S, _: R) {}
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, (): &(), _: usize) -> Self::Part {
-        let d = rows.load2(s, at + offset_of!(Self, d));
-        (load_nibbles(s, rows, at + offset_of!(Self, qs)), d)
+    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
+        let d = rows.load2(s, offset_of!(Self, d));
+        (load_nibbles(s, rows, offset_of!(Self, qs)), d)
     }
     #[inline(always)]
     fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
@@ -173,11 +171,11 @@ impl<S: Simd> Weights<S> for BlockQ4_1 {
     type Part = (Bytes<S>, [S::Floats; 2]);
     type Group = (Bytes<S>, [S::Floats; 2]);
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R, _: usize) {}
+    fn shared<R: Rows<S>>(_: S, _: R) {}
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, (): &(), _: usize) -> Self::Part {
-        let d_and_m = s.halves(rows.load4(s, at + offset_of!(Self, d)));
-        (load_nibbles(s, rows, at + offset_of!(Self, qs)), d_and_m)
+    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
+        let d_and_m = s.halves(rows.load4(s, offset_of!(Self, d)));
+        (load_nibbles(s, rows, offset_of!(Self, qs)), d_and_m)
     }
     #[inline(always)]
     fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
@@ -202,8 +200,8 @@ pub(super) struct GroupScales<S: Simd> {
 impl<S: Simd> GroupScales<S> {
     /// Reads `d`, `dmin` and `crate::quant::GroupScales`, with which a block of Q4_K or Q5_K begins.
     #[inline(always)]
-    fn load<R: Rows<S>>(s: S, rows: R, at: usize) -> Self {
-        let [d_and_dmin, a, b, c] = rows.load16(s, at);
+    fn load<R: Rows<S>>(s: S, rows: R) -> Self {
+        let [d_and_dmin, a, b, c] = rows.load16(s, 0);
         let [d, dmin] = s.halves(d_and_dmin);
         let six = bytes(s, 0x3f);
         GroupScales {
@@ -253,12 +251,12 @@ impl<S: Simd> Weights<S> for BlockQ4K {
     type Part = Bytes<S>;
     type Group = GroupWithMin<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(s: S, rows: R, at: usize) -> Self::Shared {
-        GroupScales::load(s, rows, at)
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        GroupScales::load(s, rows)
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, _: &Self::Shared, part: usize) -> Self::Part {
-        load32(s, rows, at + offset_of!(Self, qs) + 32 * part)
+    fn part<R: Rows<S>>(s: S, rows: R, _: &Self::Shared, part: usize) -> Self::Part {
+        load32(s, rows, offset_of!(Self, qs) + 32 * part)
     }
     #[inline(always)]
     fn unpack(s: S, of: &Self::Shared, part: usize, bytes: &Self::Part, g: usize) -> Self::Group {
@@ -282,16 +280,16 @@ impl<S: Simd> Weights<S> for BlockQ5K {
     type Part = (Bytes<S>, Bytes<S>);
     type Group = GroupWithMin<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(s: S, rows: R, at: usize) -> Self::Shared {
-        (GroupScales::load(s, rows, at), load32(s, rows, at + offset_of!(Self, qh)))
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        (GroupScales::load(s, rows), load32(s, rows, offset_of!(Self, qh)))
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, of: &Self::Shared, part: usize) -> Self::Part {
+    fn part<R: Rows<S>>(s: S, rows: R, of: &Self::Shared, part: usize) -> Self::Part {
         let mut fifth = of.1;
         for x in &mut fifth {
             *x = s.shr(*x, 2 * part);
         }
-        (load32(s, rows, at + offset_of!(Self, qs) + 32 * part), fifth)
+        (load32(s, rows, offset_of!(Self, qs) + 32 * part), fifth)
     }
     #[inline(always)]
     fn unpack(s: S, of: &Self::Shared, part: usize, bytes: &Self::Part, g: usize) -> Self::Group {
@@ -352,14 +350,14 @@ impl<S: Simd> Weights<S> for BlockQ6K {
     type Part = ([Bytes<S>; 2], Bytes<S>);
     type Group = GroupQ6K<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(s: S, rows: R, at: usize) -> Self::Shared {
-        let scales = rows.load16(s, at + offset_of!(Self, scales));
-        (rows.load2(s, at + offset_of!(Self, d)), scales)
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        let scales = rows.load16(s, offset_of!(Self, scales));
+        (rows.load2(s, offset_of!(Self, d)), scales)
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, at: usize, _: &Self::Shared, part: usize) -> Self::Part {
-        let low = at + offset_of!(Self, ql) + 64 * part;
-        let high = load32(s, rows, at + offset_of!(Self, qh) + 32 * part);
+    fn part<R: Rows<S>>(s: S, rows: R, _: &Self::Shared, part: usize) -> Self::Part {
+        let low = offset_of!(Self, ql) + 64 * part;
+        let high = load32(s, rows, offset_of!(Self, qh) + 32 * part);
         ([load32(s, rows, low), load32(s, rows, low + 32)], high)
     }
     #[inline(always)]
@@ -386,13 +384,12 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         s: S,
         sum: S::Floats,
         rows: R,
-        at: usize,
         of: &Self::Shared,
         part: usize,
         x: &[Quants],
     ) -> S::Floats {
         if !R::INTERLEAVED {
-            return add_unpacked::<S, Self, R>(s, sum, rows, at, of, part, x);
+            return add_unpacked::<S, Self, R>(s, sum, rows, of, part, x);
         }
         let x: &[Quants; 4] = x.first_chunk().expect("as many groups as a part has");
         let (d, scales) = of;
@@ -405,8 +402,8 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         // Unrolled, all of it would be in flight at once, and most of it in memory (a fifth slower).
         for half in 0..black_box(2).min(2usize) {
             let factors = &factors[half];
-            let low = at + offset_of!(Self, ql) + 64 * part + 16 * half;
-            let high = at + offset_of!(Self, qh) + 32 * part + 16 * half;
+            let low = offset_of!(Self, ql) + 64 * part + 16 * half;
+            let high = offset_of!(Self, qh) + 32 * part + 16 * half;
             let low = [rows.load16(s, low), rows.load16(s, low + 32)];
             let high = rows.load16(s, high);
             each_group!(G < 4, {
