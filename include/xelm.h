@@ -310,6 +310,10 @@ typedef void (*xelm_on_token)(void *user, const xelm_token_score *score);
 // Single precision.
 #define XELM_KV_F32 1
 
+// 8 bits, with a scale for every 32 numbers of a head: little more than half of half precision. Heads must have a
+// multiple of 32 numbers; not on a card.
+#define XELM_KV_Q8_0 2
+
 // This processor: the default.
 #define XELM_DEVICE_CPU -1
 
@@ -394,7 +398,7 @@ xelm_status xelm_params_set_n_lent(xelm_params *params,
                                    size_t n_lent);
 #endif
 
-// How keys and values are stored: XELM_KV_F16 or XELM_KV_F32.
+// How keys and values are stored: XELM_KV_F16, XELM_KV_F32 or XELM_KV_Q8_0.
 xelm_status xelm_params_set_kv_type(xelm_params *params, xelm_kv_type kv_type);
 
 // Who computes: XELM_DEVICE_CPU, or the number of a CUDA card, which then holds the weights of all experts of the

@@ -2,12 +2,13 @@
 
 use crate::Result;
 use crate::device::Device;
+use clap::ValueEnum;
 use xelm_runtime::cuda::Cuda;
 use xelm_runtime::ensemble::Ensemble;
 use xelm_runtime::isa::Isa;
 use xelm_runtime::kernels::Kernels;
 use xelm_runtime::parallel::Parallel;
-use xelm_runtime::session::{Options, Session};
+use xelm_runtime::session::{KvType, Options, Session};
 use xelm_train::memory::Memory;
 
 /// Tokens that a card reads at a time: enough to keep it busy.
@@ -20,11 +21,34 @@ pub(crate) struct ComputeArgs {
     /// one can be used and the CPU otherwise. A card holds all experts that are present.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: Device,
+    /// How keys and values are stored; q8_0 on the CPU only, where heads have a multiple of 32 numbers. The default
+    /// is f32 where text is scored, f16 elsewhere.
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvArg>,
+}
+
+/// [`KvType`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KvArg {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<KvArg> for KvType {
+    fn from(kv: KvArg) -> Self {
+        match kv {
+            KvArg::F32 => KvType::F32,
+            KvArg::F16 => KvType::F16,
+            KvArg::Q8_0 => KvType::Q8_0,
+        }
+    }
 }
 
 impl ComputeArgs {
     /// This processor.
-    pub(crate) const CPU: Self = ComputeArgs { device: Device::Cpu };
+    pub(crate) const CPU: Self = ComputeArgs { device: Device::Cpu, kv: None };
 
     /// Calls `work` with a new session there, and the bytes that were taken of a card's memory.
     pub(crate) fn with_session<T>(
@@ -34,6 +58,7 @@ impl ComputeArgs {
         parallel: &dyn Parallel,
         work: impl FnOnce(&mut Session<'_>, usize) -> Result<T>,
     ) -> Result<T> {
+        let options = &Options { kv: self.kv.map_or(options.kv, KvType::from), ..*options };
         let mut cuda = match self.device {
             Device::Cpu => None,
             Device::Cuda(index) => Some(open(index, ensemble, options)?),

@@ -1,6 +1,6 @@
 //! `xelm inspect`
 
-use crate::compute::on_card;
+use crate::compute::{KvArg, on_card};
 use crate::model::Model;
 use crate::{Result, print_line};
 use serde_json::{Map, Value as Json, json};
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// With --plan: bytes for keys and values, as for `xelm generate`.
     #[arg(long, default_value_t = 0, value_name = "BYTES", requires = "plan")]
     kv_budget: usize,
+    /// With --plan: how keys and values are stored.
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    kv: KvArg,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -130,7 +133,7 @@ impl Args {
         let model = Model::open(&self.path, mixing)?;
         model.with(|ensemble| {
             let n_ctx = self.ctx;
-            let options = Options { n_ctx, mixing, ..Options::default() };
+            let options = Options { n_ctx, mixing, kv: self.kv.into(), ..Options::default() };
             let plan = Session::plan(ensemble, &options)?;
             // None of a model that no kernel of a card computes.
             let card = cuda::plan(ensemble, &Session::needs(ensemble, &on_card(&options))?).ok();

@@ -23,6 +23,9 @@ pub type xelm_kv_type = i32;
 pub const XELM_KV_F16: xelm_kv_type = 0;
 /// Single precision.
 pub const XELM_KV_F32: xelm_kv_type = 1;
+/// 8 bits, with a scale for every 32 numbers of a head: little more than half of half precision. Heads must have a
+/// multiple of 32 numbers; not on a card.
+pub const XELM_KV_Q8_0: xelm_kv_type = 2;
 
 /// Who computes a session's passes: this processor, or the CUDA card with a number from 0 on.
 pub type xelm_device = i32;
@@ -84,11 +87,14 @@ impl Handle for Params {
 
 impl Params {
     pub(crate) fn options(&self) -> Options {
-        let is_f32 = xelm_kv_type::from(self.kv_type) == XELM_KV_F32;
         Options {
             n_ctx: self.n_ctx,
             n_batch: self.n_batch,
-            kv: if is_f32 { KvType::F32 } else { KvType::F16 },
+            kv: match xelm_kv_type::from(self.kv_type) {
+                XELM_KV_F32 => KvType::F32,
+                XELM_KV_Q8_0 => KvType::Q8_0,
+                _ => KvType::F16,
+            },
             max_text: self.max_text,
             mixing: self.mixing(),
             full_output: self.full_output != 0,
@@ -281,13 +287,13 @@ pub unsafe extern "C" fn xelm_params_set_n_lent(
     }
 }
 
-/// How keys and values are stored: XELM_KV_F16 or XELM_KV_F32.
+/// How keys and values are stored: XELM_KV_F16, XELM_KV_F32 or XELM_KV_Q8_0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xelm_params_set_kv_type(
     params: *mut xelm_params,
     kv_type: xelm_kv_type,
 ) -> xelm_status {
-    let valid = matches!(kv_type, XELM_KV_F16 | XELM_KV_F32);
+    let valid = matches!(kv_type, XELM_KV_F16 | XELM_KV_F32 | XELM_KV_Q8_0);
     // SAFETY: the header's rule for params.
     unsafe {
         with(params, |p| {

@@ -4,6 +4,7 @@
 use crate::arena::Arena;
 use crate::error::Result;
 use crate::kernels::KvElement;
+use crate::quant::{BLOCK, BlockQ8_0};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// How keys and values are stored.
@@ -13,15 +14,33 @@ pub enum KvType {
     F32,
     /// Half precision: half the memory, the default.
     F16,
+    /// 8 bits a number, and a scale for every 32: a little more than a quarter. Heads must have a multiple of 32
+    /// numbers.
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes of a number.
-    pub const fn size(self) -> usize {
+    /// Bytes of `n` numbers, which are whole heads.
+    pub const fn bytes(self, n: usize) -> usize {
         match self {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
+            KvType::F32 => n.saturating_mul(4),
+            KvType::F16 => n.saturating_mul(2),
+            KvType::Q8_0 => (n / BLOCK).saturating_mul(size_of::<BlockQ8_0>()),
         }
+    }
+
+    /// The number by which a saved state knows it.
+    pub(crate) const fn id(self) -> u32 {
+        match self {
+            KvType::F32 => 0,
+            KvType::F16 => 1,
+            KvType::Q8_0 => 2,
+        }
+    }
+
+    /// Whether heads of so many numbers can be stored.
+    pub(crate) const fn takes(self, head_dim: usize) -> bool {
+        !matches!(self, KvType::Q8_0) || head_dim.is_multiple_of(BLOCK)
     }
 }
 
@@ -30,6 +49,7 @@ impl KvType {
 pub(crate) enum Kv<'m> {
     F32(&'m mut [f32]),
     F16(&'m mut [u16]),
+    Q8_0(&'m mut [BlockQ8_0]),
 }
 
 /// Who is in a slot, and how far it has read.
@@ -69,6 +89,7 @@ impl<'m> Cache<'m> {
         let kv = match kv {
             KvType::F32 => Kv::F32(arena.take(len)?),
             KvType::F16 => Kv::F16(arena.take(len)?),
+            KvType::Q8_0 => Kv::Q8_0(arena.take(len / BLOCK)?),
         };
         let slots = arena.take(n_slots)?;
         slots.fill(FREE);
@@ -141,7 +162,7 @@ pub(crate) fn layer_of<E: KvElement>(
     layer: usize,
     (n_layer, n_ctx, n_embd): (usize, usize, usize),
 ) -> (&[E], &[E]) {
-    let half = n_ctx * n_embd;
+    let half = n_ctx * n_embd / E::LEN;
     kv[(slot * n_layer + layer) * 2 * half..][..2 * half].split_at(half)
 }
 
@@ -152,6 +173,6 @@ pub(crate) fn layer_of_mut<E: KvElement>(
     layer: usize,
     (n_layer, n_ctx, n_embd): (usize, usize, usize),
 ) -> (&mut [E], &mut [E]) {
-    let half = n_ctx * n_embd;
+    let half = n_ctx * n_embd / E::LEN;
     kv[(slot * n_layer + layer) * 2 * half..][..2 * half].split_at_mut(half)
 }

@@ -134,8 +134,8 @@ impl Cuda {
     fn slot_rows(&self, slot: u32, n: usize) -> Rows {
         let Config { n_layer, n_embd, n_head, .. } = self.config;
         let Needs { n_ctx, kv, .. } = self.needs;
-        let slot_bytes = n_layer * 2 * n_ctx * n_embd * kv.size();
-        let number = n_embd / n_head * kv.size();
+        let slot_bytes = kv.bytes(n_layer * 2 * n_ctx * n_embd);
+        let number = kv.bytes(n_embd / n_head);
         Rows {
             at: self.kv.offset(slot as usize * slot_bytes),
             pitch: n_ctx * number,

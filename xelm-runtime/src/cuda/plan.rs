@@ -4,6 +4,7 @@
 use super::formats::{FORMATS, body};
 use super::{CHUNK, MAX_HEAD_DIM};
 use crate::arena::Arena;
+use crate::cache::KvType;
 use crate::config::Config;
 use crate::device::Needs;
 use crate::ensemble::Ensemble;
@@ -195,6 +196,12 @@ impl<'a> Places<'a> {
                 code: 0,
             });
         }
+        if kv == KvType::Q8_0 {
+            return Err(Error::Device {
+                what: "no CUDA kernel keeps keys and values in 8 bits: choose f16",
+                code: 0,
+            });
+        }
         let (outputs, n_out) = match ensemble.shortlists().filter(|_| !full_output) {
             // Only their number counts here: an arena that measures keeps none.
             Some(lists) => Outputs::carve(&mut Arena::measure(), lists, n_vocab)?,
@@ -233,7 +240,7 @@ impl<'a> Places<'a> {
             }
         }
         let table = take(sites.len(), SITE)?;
-        let kv = bytes(&[n_slots, n_layer, 2, n_ctx, n_embd], kv.size())?;
+        let kv = bytes(&[n_slots, n_layer, 2, n_ctx, n_embd], kv.bytes(1))?;
         let (word, widest) = (size_of::<f32>(), n_embd.max(n_ff));
         let input_words = 2 + 2 * n_lanes + n_batch;
         let n_chunks = n_ctx.div_ceil(CHUNK);

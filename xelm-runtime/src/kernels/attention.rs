@@ -4,8 +4,9 @@
 //! its result does not depend on what was computed in one call with it. Queries of one call share the conversion of
 //! keys and values to single precision.
 
+use super::kv::KvElement;
 use super::lanes::F32x8;
-use super::portable::{KvElement, TILE, dots};
+use super::portable::{TILE, dots};
 use crate::config::MAX_HEAD_DIM;
 use crate::isa::{Isa, Vectorised};
 use crate::math;
@@ -35,7 +36,7 @@ pub(super) struct Attend<'a, E> {
     pub(super) out: Columns<'a>,
     /// `[n, 3 · n_head · head_dim]`.
     pub(super) qkv: &'a [f32],
-    /// `[n_head, n_ctx, head_dim]`, keys and values.
+    /// `[n_head, n_ctx, head_dim]` numbers, keys and values.
     pub(super) cache: (&'a [E], &'a [E]),
 }
 
@@ -47,7 +48,7 @@ impl<E: KvElement> Vectorised for Attend<'_, E> {
         let AttentionShape { n_head, head_dim, n_ctx, past } = shape;
         let n = out.n_rows();
         for column in out.range().step_by(head_dim) {
-            let head = column * n_ctx..(column + head_dim) * n_ctx;
+            let head = column * n_ctx / E::LEN..(column + head_dim) * n_ctx / E::LEN;
             let (keys, values) = (&keys[head.clone()], &values[head]);
             for first in (0..n).step_by(QUERIES) {
                 let of = Queries {
@@ -86,6 +87,8 @@ impl Queries<'_> {
         let mut sums = [F32x8::splat(0.0); QUERIES];
         let mut room = [0.0; ROOM];
         let at_a_time = ROOM / head_dim;
+        // Elements of a key or value.
+        let len = head_dim / E::LEN;
         for i in 0..self.n {
             out.run(self.first + i, self.column, head_dim).fill(0.0);
         }
@@ -97,7 +100,7 @@ impl Queries<'_> {
             let mut weights = [[f32::NEG_INFINITY; KEY_BLOCK]; QUERIES];
             for first in (block..end).step_by(at_a_time) {
                 let n_here = at_a_time.min(end - first);
-                let keys = &keys[first * head_dim..(first + n_here) * head_dim];
+                let keys = &keys[first * len..(first + n_here) * len];
                 let keys = E::singles(isa, keys, &mut room);
                 for i in 0..self.n {
                     let n = n_seen(i).saturating_sub(first - block).min(n_here);
@@ -128,7 +131,7 @@ impl Queries<'_> {
             }
             for first in (block..end).step_by(at_a_time) {
                 let n_here = at_a_time.min(end - first);
-                let values = &values[first * head_dim..(first + n_here) * head_dim];
+                let values = &values[first * len..(first + n_here) * len];
                 let values = E::singles(isa, values, &mut room);
                 for i in 0..self.n {
                     let n = n_seen(i).saturating_sub(first - block).min(n_here);

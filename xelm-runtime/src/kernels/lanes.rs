@@ -2,7 +2,7 @@
 //! instructions of whatever instruction set it compiles for. A sum runs in sixteen lanes which are folded
 //! in one fixed order, so every instruction set gives the same bits.
 
-use super::KvElement;
+use super::portable::Element;
 
 /// Numbers per step of a sum.
 pub(super) const WIDTH: usize = 16;
@@ -64,7 +64,7 @@ impl F32x8 {
 
 /// Sixteen stored numbers in single precision.
 #[inline(always)]
-pub(super) fn widen<E: KvElement>(stored: &[E; WIDTH]) -> Lanes {
+pub(super) fn widen<E: Element>(stored: &[E; WIDTH]) -> Lanes {
     let (mut a, mut b) = ([0.0; 8], [0.0; 8]);
     for i in 0..8 {
         a[i] = stored[i].to_f32();
@@ -75,7 +75,7 @@ pub(super) fn widen<E: KvElement>(stored: &[E; WIDTH]) -> Lanes {
 
 /// The first numbers of a slice of fewer than sixteen, followed by zeros.
 #[inline(always)]
-pub(super) fn padded<E: KvElement>(tail: &[E]) -> [E; WIDTH] {
+pub(super) fn padded<E: Element>(tail: &[E]) -> [E; WIDTH] {
     let mut stored = [E::from_f32(0.0); WIDTH];
     stored[..tail.len()].copy_from_slice(tail);
     stored

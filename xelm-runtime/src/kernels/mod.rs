@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx512;
 mod blocks;
+mod kv;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -36,7 +37,7 @@ use portable::MatmulDense;
 use simd::Simd;
 
 pub(crate) use attention::AttentionShape;
-pub use portable::KvElement;
+pub use kv::KvElement;
 pub(crate) use portable::LogSumExp;
 pub use quants::Quants;
 
@@ -228,7 +229,7 @@ impl Kernels {
         position: usize,
         shape: AttentionShape,
     ) {
-        self.isa.run(portable::Store { isa: self.isa, cache, row, position, shape });
+        self.isa.run(kv::Store { isa: self.isa, cache, row, position, shape });
     }
 
     /// Runs a loop of the caller's with this instruction set.

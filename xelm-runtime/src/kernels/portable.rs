@@ -1,15 +1,10 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
-use super::attention::AttentionShape;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
-use super::avx2::Avx2 as Halves;
 use super::lanes::{Lanes, WIDTH, ZERO, fold, padded, widen};
-#[cfg(target_arch = "aarch64")]
-use super::neon::Neon as Halves;
 use crate::config::Activation;
 use crate::expert::Matrix;
-use crate::isa::{Isa, Vectorised};
+use crate::isa::Vectorised;
 use crate::math;
 use crate::parallel::Columns;
 use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
@@ -54,7 +49,7 @@ pub(super) struct MatmulDense<'a, 'b, E>(
     pub(super) core::marker::PhantomData<E>,
 );
 
-impl<E: KvElement> Vectorised for MatmulDense<'_, '_, E> {
+impl<E: Element> Vectorised for MatmulDense<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
@@ -69,7 +64,7 @@ struct Dense<'a, E> {
     n_cols: usize,
 }
 
-impl<E: KvElement> Dots for Dense<'_, E> {
+impl<E: Element> Dots for Dense<'_, E> {
     #[inline(always)]
     fn dots<const N: usize>(&self, row: usize, first: usize) -> [f32; N] {
         let n = self.n_cols;
@@ -79,7 +74,7 @@ impl<E: KvElement> Dots for Dense<'_, E> {
 
 /// The dot products of one row with N rows of `x`, N being 1 or [`TILE`].
 #[inline(always)]
-pub(super) fn dots<A: KvElement, B: KvElement, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
+pub(super) fn dots<A: Element, B: Element, const N: usize>(row: &[A], x: &[B]) -> [f32; N] {
     let n = row.len();
     let of = |t: usize| x[t * n..][..n].as_chunks::<WIDTH>().0;
     let (chunks, tail) = row.as_chunks::<WIDTH>();
@@ -228,31 +223,15 @@ impl Vectorised for LogSumExp<'_> {
     }
 }
 
-/// A number as weights and the KV cache store it.
-pub trait KvElement: NoUninit + AnyBitPattern + Send + Sync {
+/// A number as weights store it.
+pub(super) trait Element: NoUninit + AnyBitPattern + Send + Sync {
     /// The stored form of a number.
     fn from_f32(x: f32) -> Self;
     /// The number.
     fn to_f32(self) -> f32;
-    /// Stores numbers.
-    #[inline(always)]
-    fn store(_: Isa, x: &[f32], out: &mut [Self]) {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = Self::from_f32(x);
-        }
-    }
-    /// Numbers in single precision, converted into the beginning of `room` where they are not.
-    #[inline(always)]
-    fn singles<'a>(_: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
-        let room = &mut room[..stored.len()];
-        for (x, stored) in room.iter_mut().zip(stored) {
-            *x = stored.to_f32();
-        }
-        room
-    }
 }
 
-impl KvElement for f32 {
+impl Element for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         x
@@ -261,14 +240,10 @@ impl KvElement for f32 {
     fn to_f32(self) -> f32 {
         self
     }
-    #[inline(always)]
-    fn singles<'a>(_: Isa, stored: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
-        stored
-    }
 }
 
 /// Half precision bits.
-impl KvElement for u16 {
+impl Element for u16 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         f32_to_f16(x)
@@ -277,28 +252,9 @@ impl KvElement for u16 {
     fn to_f32(self) -> f32 {
         f16_to_f32(self)
     }
-    #[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
-    #[inline(always)]
-    fn store(isa: Isa, x: &[f32], out: &mut [Self]) {
-        let n = Halves::of(isa).map_or(0, |s| s.narrow_to_halves(x, out));
-        for (out, &x) in out[n..].iter_mut().zip(&x[n..]) {
-            *out = f32_to_f16(x);
-        }
-    }
-    #[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
-    #[inline(always)]
-    fn singles<'a>(isa: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
-        let room = &mut room[..stored.len()];
-        let n = Halves::of(isa).map_or(0, |s| s.widen_halves(stored, room));
-        for (x, stored) in room[n..].iter_mut().zip(&stored[n..]) {
-            *x = stored.to_f32();
-        }
-        room
-    }
 }
 
-/// Weights only: nothing makes a cache of them.
-impl KvElement for Bf16 {
+impl Element for Bf16 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         Bf16::from_f32(x)
@@ -306,26 +262,5 @@ impl KvElement for Bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         Bf16::to_f32(self)
-    }
-}
-
-/// Writes the keys or values of one position, `[C]`, into a cache `[n_head, n_ctx, head_dim]`.
-pub(super) struct Store<'a, E> {
-    pub(super) isa: Isa,
-    pub(super) cache: &'a mut [E],
-    pub(super) row: &'a [f32],
-    pub(super) position: usize,
-    pub(super) shape: AttentionShape,
-}
-
-impl<E: KvElement> Vectorised for Store<'_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let AttentionShape { head_dim, n_ctx, .. } = self.shape;
-        for (head, row) in self.row.chunks_exact(head_dim).enumerate() {
-            let at = (head * n_ctx + self.position) * head_dim;
-            E::store(self.isa, row, &mut self.cache[at..at + head_dim]);
-        }
     }
 }

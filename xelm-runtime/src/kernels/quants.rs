@@ -47,8 +47,9 @@ impl Vectorised for Quantize<'_> {
     }
 }
 
+/// q and s with x ≈ s · q, q in −127..=127.
 #[inline(always)]
-fn quantize(x: &[f32; BLOCK], out: &mut Quants) {
+pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     let mut magnitudes = [0.0f32; BLOCK];
     for l in 0..BLOCK {
         magnitudes[l] = x[l].abs();
@@ -60,12 +61,17 @@ fn quantize(x: &[f32; BLOCK], out: &mut Quants) {
         let v = x[l] * inverse;
         q[l] = (v + 0.5f32.copysign(v)) as i8;
     }
+    (q, amax / 127.0)
+}
+
+#[inline(always)]
+fn quantize(x: &[f32; BLOCK], out: &mut Quants) {
+    let (q, scale) = to_bytes(x);
     let mut halves = [0i16; 2];
     for l in 0..BLOCK / 2 {
         halves[0] += i16::from(q[l]);
         halves[1] += i16::from(q[l + BLOCK / 2]);
     }
-    let scale = amax / 127.0;
     let sum = i32::from(halves[0]) + i32::from(halves[1]);
     let (eight_sums, scaled_sum) = (8 * sum, scale * sum as f32);
     *out = Quants { q: bytemuck::cast(q), scale, eight_sums, scaled_sum, halves };

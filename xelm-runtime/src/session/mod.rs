@@ -209,7 +209,13 @@ impl Options {
     fn needs(&self, ensemble: &Ensemble<'_>) -> Result<Needs> {
         let Options { n_ctx, n_batch, n_logits, kv, mixing, full_output, .. } = *self;
         let n_lanes = top_m(ensemble, &mixing);
-        let slot_bytes = self.slot_len(ensemble.config()).saturating_mul(kv.size()).max(1);
+        let config = ensemble.config();
+        if !kv.takes(config.n_embd / config.n_head) {
+            return Err(Error::BadParameter {
+                what: "kv (8 bits need heads of a multiple of 32 numbers)",
+            });
+        }
+        let slot_bytes = kv.bytes(self.slot_len(config)).max(1);
         let n_slots = match mixing.kv_budget {
             0 => ensemble.n_present(),
             bytes => (bytes / slot_bytes).min(ensemble.n_present()),

@@ -219,6 +219,9 @@ impl Session<'_> {
             (Some(device), _) => device.forward(group, tokens, start, &cancelled),
             (None, Kv::F32(kv)) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
             (None, Kv::F16(kv)) => forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled),
+            (None, Kv::Q8_0(kv)) => {
+                forward(machine, group, kv, n_ctx, b, tokens, start, &cancelled)
+            }
         }?;
         for lane in group {
             parts.cache.set_cached(lane.slot, stop);

@@ -1,7 +1,7 @@
 //! Saving a session's state to the caller's memory, and restoring it.
 //!
 //! ```text
-//! "XELMSTAT"  version:u32  kv:u32 (0 f32, 1 f16)  fingerprint:[u8; 32]
+//! "XELMSTAT"  version:u32  kv:u32 (0 f32, 1 f16, 2 q8_0)  fingerprint:[u8; 32]
 //! n_past:u64  fixed_at:u64 (2⁶⁴−1: weights are not fixed)  n_active:u32  n_slots:u32
 //! n_active × (expert:u32  weight:f32)
 //! n_past   × token:u32
@@ -12,7 +12,7 @@
 //! Little endian. The length of the contexts is no part of it: a state fits every session that has
 //! room for its tokens.
 
-use super::{KvType, Session};
+use super::Session;
 use crate::cache::{Kv, layer_of, layer_of_mut};
 use crate::config::Config;
 use crate::ensemble::Active;
@@ -41,7 +41,7 @@ impl Session<'_> {
         let mut out = Sink(out.get_mut(..needed).ok_or(Error::BufferTooSmall { needed })?);
         out.put(&MAGIC);
         out.put(&VERSION.to_le_bytes());
-        out.put(&u32::from(self.options.kv == KvType::F16).to_le_bytes());
+        out.put(&self.options.kv.id().to_le_bytes());
         out.put(&self.ensemble.fingerprint());
         out.put(&(self.n_past as u64).to_le_bytes());
         let fixed_at = self.parts.mixture.fixed_at().map_or(NOT_FIXED, |at| at as u64);
@@ -64,6 +64,7 @@ impl Session<'_> {
                 }
                 (None, Kv::F32(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
                 (None, Kv::F16(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
+                (None, Kv::Q8_0(kv)) => self.save_slot(kv, slot, n_cached, &mut out),
             }
         }
         Ok(needed)
@@ -95,7 +96,7 @@ impl Session<'_> {
         if state.u32()? != VERSION {
             return Err(foreign("version"));
         }
-        if state.u32()? != u32::from(self.options.kv == KvType::F16) {
+        if state.u32()? != self.options.kv.id() {
             return Err(foreign("type of keys and values"));
         }
         if state.take::<32>()? != self.ensemble.fingerprint() {
@@ -145,6 +146,7 @@ impl Session<'_> {
                 (Some(device), _) => device.restore(slot, n_cached, state.bytes(n_bytes)?)?,
                 (None, Kv::F32(kv)) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
                 (None, Kv::F16(kv)) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
+                (None, Kv::Q8_0(kv)) => restore_slot(kv, slot as usize, n_cached, shape, state)?,
             }
             self.parts.cache.set_cached(slot, n_cached);
         }
@@ -169,7 +171,7 @@ impl Session<'_> {
     /// Bytes of the keys and values of as many positions of an expert.
     fn slot_bytes(&self, n_cached: usize) -> usize {
         let Config { n_layer, n_embd, .. } = *self.ensemble.config();
-        n_cached * 2 * n_layer * n_embd * self.options.kv.size()
+        self.options.kv.bytes(n_cached * 2 * n_layer * n_embd)
     }
 
     fn cache_shape(&self) -> Shape {
@@ -181,9 +183,10 @@ impl Session<'_> {
         let shape = self.cache_shape();
         for layer in 0..shape.n_layer {
             let (keys, values) = layer_of(kv, slot, layer, shape.cache());
-            for head in [keys, values].into_iter().flat_map(|half| half.chunks_exact(shape.head()))
+            for head in
+                [keys, values].into_iter().flat_map(|half| half.chunks_exact(shape.head::<E>()))
             {
-                out.put(bytemuck::cast_slice(&head[..n_cached * shape.head_dim]));
+                out.put(bytemuck::cast_slice(&head[..n_cached * shape.head_dim / E::LEN]));
             }
         }
     }
@@ -199,9 +202,9 @@ fn restore_slot<E: KvElement>(
     for layer in 0..shape.n_layer {
         let (keys, values) = layer_of_mut(kv, slot, layer, shape.cache());
         for half in [keys, values] {
-            for head in half.chunks_exact_mut(shape.head()) {
+            for head in half.chunks_exact_mut(shape.head::<E>()) {
                 let numbers: &mut [u8] =
-                    bytemuck::cast_slice_mut(&mut head[..n_cached * shape.head_dim]);
+                    bytemuck::cast_slice_mut(&mut head[..n_cached * shape.head_dim / E::LEN]);
                 numbers.copy_from_slice(state.bytes(numbers.len())?);
             }
         }
@@ -224,9 +227,9 @@ impl Shape {
         (self.n_layer, self.n_ctx, self.n_embd)
     }
 
-    /// Numbers of one head.
-    fn head(self) -> usize {
-        self.n_ctx * self.head_dim
+    /// Elements of one head.
+    fn head<E: KvElement>(self) -> usize {
+        self.n_ctx * self.head_dim / E::LEN
     }
 }
 
