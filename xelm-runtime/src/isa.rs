@@ -19,6 +19,25 @@ enum Kind {
     Neon,
 }
 
+/// Asks for the cache line at `bytes[at]`, or where it would be behind the end; nothing where the target has no such
+/// instruction.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+    let line = bytes.as_ptr().wrapping_add(at);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction; nothing is read, so that any address will do.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: every 64-bit ARM has the instruction; nothing is read, so that any address will do.
+    unsafe {
+        core::arch::asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// A computation that [`Isa::run`] compiles for several instruction sets. `run` and everything it
 /// calls in its inner loops must be `#[inline(always)]`, or it is compiled for the baseline only; so are
 /// closures and function values, which the inner loops therefore avoid.

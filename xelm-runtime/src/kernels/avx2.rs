@@ -124,12 +124,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) }
     }
 
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        // SAFETY: nothing is read, so that any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
-    }
-
     instructions! {
         splat(x: i32) -> __m256i = _mm256_set1_epi32(x);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);

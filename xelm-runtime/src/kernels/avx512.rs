@@ -99,12 +99,6 @@ impl Simd for Avx512 {
         }
     }
 
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        // SAFETY: nothing is read, so that any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
-    }
-
     instructions! {
         splat(x: i32) -> __m512i = _mm512_set1_epi32(x);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);

@@ -25,7 +25,7 @@ mod weights;
 
 use crate::config::Activation;
 use crate::expert::Matrix;
-use crate::isa::{Isa, Vectorised};
+use crate::isa::{Isa, Vectorised, prefetch};
 use crate::parallel::{Columns, Parallel, part_len, split_columns, split_rows};
 use crate::quant::{
     BLOCK, Bf16, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, DType,
@@ -143,8 +143,8 @@ impl Kernels {
         for lane in (0..n_lanes).filter(|&lane| is_quantized(lane)) {
             let x = &x[lane * lane_len..][..lane_len];
             let quants = &mut quants[lane * n * n_groups..][..n * n_groups];
-            // Quantising costs about as much as 16 multiply-adds a number.
-            let part = part_len(n_groups, 1, lane_len * 16);
+            // Quantising costs about as much as four multiply-adds a number.
+            let part = part_len(n_groups, 1, lane_len * 4);
             split_rows(par, quants, n, part, |first, quants| {
                 self.isa.run(quants::Quantize { x, n, first, quants });
             });
@@ -170,6 +170,10 @@ impl Kernels {
                 _ => self.q8_0,
             };
             debug_assert!((w.n_rows, w.n_cols) == (n_rows, n_cols));
+            // Two or three cache lines that nothing else would have fetched until they are waited for.
+            let of_task: &[u8] =
+                bytemuck::cast_slice(bias.get(columns.range()).unwrap_or_default());
+            (0..of_task.len()).step_by(64).for_each(|line| prefetch(of_task, line));
             matmul(self.isa, &w, &x, &mut columns);
             self.isa.run(portable::Finish { out: columns, bias, after });
         });

@@ -187,15 +187,6 @@ impl Simd for Neon {
         }
     }
 
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        let line = bytes.as_ptr().wrapping_add(at);
-        // SAFETY: nothing is read, so that any address will do.
-        unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
-        }
-    }
-
     instructions! {
         splat(x: i32) -> Ints = [vdupq_n_s32(x); 2];
         and(a: Ints, b: Ints) -> Ints = both!(vandq_s32(a, b));

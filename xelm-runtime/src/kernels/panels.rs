@@ -6,7 +6,7 @@ use super::simd::{Rows, Runs, Simd};
 use super::weights::{Weights, each_group};
 use super::{Activations, ROWS_AT_ONCE};
 use crate::expert::Matrix;
-use crate::isa::{Isa, Vectorised};
+use crate::isa::{Isa, Vectorised, prefetch};
 use crate::layout::{Layout, PANEL};
 use crate::parallel::Columns;
 use crate::quant::BLOCK;
@@ -87,7 +87,7 @@ fn one_token<'a, S: Simd, W: Weights<S>, L: Place<'a, S>, const N: usize>(
     let mut sums = [s.splat_float(0.0); N];
     for (i, x) in quants.chunks_exact(W::GROUPS).take(panels.n_blocks).enumerate() {
         for p in 0..N {
-            panels.prefetch::<S, W>(s, p, i);
+            panels.prefetch::<S, W>(p, i);
             let rows = L::block(panels, p, i, size_of::<W>());
             let shared = W::shared(s, rows);
             for (part, x) in x.chunks_exact(W::PART).enumerate() {
@@ -113,7 +113,7 @@ fn tile<'a, S: Simd, W: Weights<S>, L: Place<'a, S>>(
     let n_here = TILE.min(n - first);
     let mut sums = [s.splat_float(0.0); TILE];
     for i in 0..panels.n_blocks {
-        panels.prefetch::<S, W>(s, 0, i);
+        panels.prefetch::<S, W>(0, i);
         let rows = L::block(panels, 0, i, size_of::<W>());
         let shared = W::shared(s, rows);
         for part in 0..W::GROUPS / W::PART {
@@ -154,11 +154,11 @@ impl<'a> Panels<'a> {
 
     /// Fetches as much of what follows as the blocks at index `i` of all rows of panel `p` are, each in its place.
     #[inline(always)]
-    fn prefetch<S: Simd, W>(self, s: S, p: usize, i: usize) {
+    fn prefetch<S: Simd, W>(self, p: usize, i: usize) {
         let n_bytes = S::ROWS * size_of::<W>();
         let next = self.bytes.len() + p * S::ROWS * self.row_bytes + i * n_bytes;
         for line in (0..n_bytes).step_by(64) {
-            s.prefetch(self.bytes, next + line);
+            prefetch(self.bytes, next + line);
         }
     }
 }

@@ -47,7 +47,12 @@ impl Vectorised for Quantize<'_> {
     }
 }
 
-/// q and s with x ≈ s · q, q in −127..=127.
+/// Numbers that are all below this count as zeros: their inverse might be infinite.
+const SMALLEST: f32 = 1e-36;
+/// 2²³: singles of this size are integers.
+const TWO_23: f32 = 8_388_608.0;
+
+/// q and s with x ≈ s · q, q in −127..=127, rounded half away from zero.
 #[inline(always)]
 pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     let mut magnitudes = [0.0f32; BLOCK];
@@ -55,11 +60,18 @@ pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
         magnitudes[l] = x[l].abs();
     }
     let amax = math::max(&magnitudes);
-    let inverse = if amax == 0.0 { 0.0 } else { 127.0 / amax };
+    let inverse = if amax < SMALLEST { 0.0 } else { 127.0 / amax };
     let mut q = [0i8; BLOCK];
     for l in 0..BLOCK {
-        let v = x[l] * inverse;
-        q[l] = (v + 0.5f32.copysign(v)) as i8;
+        // Rounded without a conversion to an integer, which in Rust is never one of a vector: adding 2²³ rounds to
+        // the nearest integer, in the low bits.
+        let v = magnitudes[l] * inverse;
+        let v = if v < 127.0 { v } else { 127.0 } + 0.5;
+        let shifted = v + TWO_23;
+        let rounded = (shifted.to_bits() & 0xff) as i32;
+        let floor = rounded - i32::from(shifted - TWO_23 > v);
+        let sign = (x[l].to_bits() as i32) >> 31;
+        q[l] = ((floor ^ sign) - sign) as i8;
     }
     (q, amax / 127.0)
 }

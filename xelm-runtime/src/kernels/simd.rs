@@ -86,8 +86,6 @@ pub(super) trait Simd: Copy {
     fn load_lanes(self, panels: Runs<'_>, at: usize) -> Self::Ints;
     /// The ROWS half-precision numbers there.
     fn load_halves(self, panels: Runs<'_>, at: usize) -> Self::Floats;
-    /// Fetches the cache line at `bytes[at]`, or where it would be behind the end.
-    fn prefetch(self, bytes: &[u8], at: usize);
 
     /// x in every lane.
     fn splat(self, x: i32) -> Self::Ints;
