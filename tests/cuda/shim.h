@@ -236,6 +236,7 @@ V __shfl_xor_sync(unsigned, V value, unsigned mask) {
 }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 using std::isfinite;
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;

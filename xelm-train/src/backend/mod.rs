@@ -130,6 +130,17 @@ impl Dropout {
     }
 }
 
+/// What a residual connection adds up: x + dropout(branch).
+#[derive(Clone, Copy, Debug)]
+pub struct Residual {
+    /// The stream as it was.
+    pub x: Span,
+    /// The sublayer's output, as large.
+    pub branch: Span,
+    /// What is dropped of it.
+    pub dropout: Dropout,
+}
+
 /// AdamW's settings for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -210,6 +221,17 @@ pub trait Backend {
     /// out = (x − mean) / √(variance + eps) · weight + bias for each row of `weight.len` numbers;
     /// `stats` `[N, 2]` keeps mean and reciprocal deviation.
     fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32);
+    /// stream = x + dropout(branch), and [`Backend::layer_norm`] of it, in one pass.
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    );
     /// d_x **+=** the gradient of [`Backend::layer_norm`]'s input.
     fn layer_norm_backward(
         &mut self,
@@ -218,6 +240,21 @@ pub trait Backend {
         d_bias: Span,
         d_out: Span,
         x: Span,
+        stats: Span,
+        weight: Span,
+    );
+
+    /// The gradients of [`Backend::residual_norm`] in one pass: d_stream **+=** that of its stream, which is
+    /// that of its `x` too, and d_branch = dropout(d_stream).
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
         stats: Span,
         weight: Span,
     );
@@ -254,12 +291,6 @@ pub trait Backend {
         shape: AttentionShape,
         dropout: Dropout,
     );
-
-    /// out = x + dropout(branch).
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout);
-    /// d_branch = dropout(d_out): the gradient of [`Backend::residual`]'s branch (that of its `x` is
-    /// `d_out` itself).
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout);
 
     /// Output layer and cross-entropy in chunks: logits = x · tableᵀ, adds the summed loss and the
     /// number of targets to the step's statistics, writes d_x and adds to d_table the gradients of

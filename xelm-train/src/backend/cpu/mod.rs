@@ -9,7 +9,9 @@ mod gemm;
 mod head;
 mod norm;
 
-use super::{Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats};
+use super::{
+    Activation, AdamW, AttentionShape, Backend, Dropout, Region, Residual, Sizes, Span, StepStats,
+};
 use crate::{Error, Result};
 use gemm::{Kernel, Mat, Start, par_gemm};
 use rayon::prelude::*;
@@ -180,6 +182,22 @@ impl Backend for Cpu {
         norm::forward(isa, out, stats, x, weight, bias, eps);
     }
 
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    ) {
+        let (isa, dropout) = (self.isa, residual.dropout);
+        let [out, stats, stream, x, branch, weight, bias] =
+            self.spans([out, stats, stream, residual.x, residual.branch, weight, bias]);
+        norm::residual(isa, out, stats, stream, x, branch, dropout, weight, bias, eps);
+    }
+
     fn layer_norm_backward(
         &mut self,
         d_x: Span,
@@ -193,7 +211,26 @@ impl Backend for Cpu {
         let isa = self.isa;
         let [d_x, d_weight, d_bias, d_out, x, stats, weight] =
             self.spans([d_x, d_weight, d_bias, d_out, x, stats, weight]);
-        norm::backward(isa, d_x, d_weight, d_bias, d_out, x, stats, weight);
+        norm::backward(isa, d_x, None, d_weight, d_bias, d_out, x, stats, weight);
+    }
+
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let isa = self.isa;
+        let [d_x, d_branch, d_weight, d_bias, d_out, x, stats, weight] =
+            self.spans([d_stream, d_branch, d_weight, d_bias, d_out, stream, stats, weight]);
+        let branch = Some((d_branch, dropout));
+        norm::backward(isa, d_x, branch, d_weight, d_bias, d_out, x, stats, weight);
     }
 
     fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
@@ -266,26 +303,6 @@ impl Backend for Cpu {
         let [d_qkv, d_out, out, lse, qkv] = self.spans([d_qkv, d_out, out, lse, qkv]);
         attention::backward(isa, d_qkv, d_out, out, lse, qkv, shape, dropout, &mut scratch);
         self.scratch = scratch;
-    }
-
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
-        let isa = self.isa;
-        let [out, x, branch] = self.spans([out, x, branch]);
-        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate();
-        chunks.zip(branch.par_chunks(CHUNK)).for_each(|((chunk, (out, x)), branch)| {
-            let first = (chunk * CHUNK) as u64;
-            isa.run(elementwise::Residual { out, x: Some(x), branch, dropout, first });
-        });
-    }
-
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
-        let isa = self.isa;
-        let [d_branch, d_out] = self.spans([d_branch, d_out]);
-        let chunks = d_branch.par_chunks_mut(CHUNK).zip(d_out.par_chunks(CHUNK)).enumerate();
-        chunks.for_each(|(chunk, (out, branch))| {
-            let first = (chunk * CHUNK) as u64;
-            isa.run(elementwise::Residual { out, x: None, branch, dropout, first });
-        });
     }
 
     fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {

@@ -7,6 +7,7 @@
 mod cublaslt;
 mod device;
 mod driver;
+mod norm;
 mod operations;
 
 use super::{AttentionShape, Dropout, Region, Sizes, Span};

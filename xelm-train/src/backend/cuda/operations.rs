@@ -1,12 +1,13 @@
 //! The operations of the seam: one or a few launches each.
 
 use super::{
-    Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP,
-    dropout_args, grow, memory_bytes, number_bytes, region_bytes, runs, warps,
+    Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP, grow,
+    memory_bytes, number_bytes, region_bytes, runs, warps,
 };
 use crate::Result;
 use crate::backend::{
-    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Sizes, Span, StepStats,
+    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Residual, Sizes, Span,
+    StepStats,
 };
 
 impl<D: Device> Backend for Cuda<D> {
@@ -139,18 +140,20 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32) {
-        let (c, n) = (weight.len, x.len / weight.len);
-        let args = [
-            self.at(out),
-            self.at(stats),
-            self.at(x),
-            Arg::Ptr(self.weight(weight)),
-            Arg::Ptr(self.weight(bias)),
-            Arg::F32(eps),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-        ];
-        self.launch("layer_norm", warps(n), &args);
+        self.norm(out, stats, x, None, weight, bias, eps);
+    }
+
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    ) {
+        self.norm(out, stats, stream, Some(residual), weight, bias, eps);
     }
 
     fn layer_norm_backward(
@@ -163,31 +166,23 @@ impl<D: Device> Backend for Cuda<D> {
         stats: Span,
         weight: Span,
     ) {
-        let (c, n) = (weight.len, x.len / weight.len);
-        let (n_runs, rows) = runs(n);
-        let partial = self.scratch(n_runs * 2 * c * 4);
-        let args = [
-            Arg::Ptr(partial),
-            self.at(d_out),
-            self.at(x),
-            self.at(stats),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-            Arg::U32(rows as u32),
-        ];
-        self.launch("layer_norm_columns", [c.div_ceil(WARP), n_runs, 1], &args);
-        self.add_partial_sums(self.address(d_weight), partial, n_runs, 2 * c, c);
-        self.add_partial_sums(self.address(d_bias), partial.offset(c * 4), n_runs, 2 * c, c);
-        let args = [
-            self.at(d_x),
-            self.at(d_out),
-            self.at(x),
-            self.at(stats),
-            Arg::Ptr(self.weight(weight)),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-        ];
-        self.launch("layer_norm_backward", warps(n), &args);
+        self.norm_backward(d_x, None, d_weight, d_bias, d_out, x, stats, weight);
+    }
+
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let branch = Some((d_branch, dropout));
+        self.norm_backward(d_stream, branch, d_weight, d_bias, d_out, stream, stats, weight);
     }
 
     fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
@@ -295,20 +290,6 @@ impl<D: Device> Backend for Cuda<D> {
         let kernels =
             ["attention_d_kv", "attention_d_kv_32", "attention_d_kv_64", "attention_d_kv_128"];
         self.launch_attention(kernels, args, shape, dropout);
-    }
-
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
-        let n = self.packs(out);
-        let mut args = vec![self.at(out), self.at(x), self.at(branch), Arg::U64(n)];
-        args.extend(dropout_args(dropout));
-        self.launch_loop("residual", n, &args);
-    }
-
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
-        let n = self.packs(d_out);
-        let mut args = vec![self.at(d_branch), Arg::Ptr(Ptr::NULL), self.at(d_out), Arg::U64(n)];
-        args.extend(dropout_args(dropout));
-        self.launch_loop("residual", n, &args);
     }
 
     fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {

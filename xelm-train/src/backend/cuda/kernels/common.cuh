@@ -118,3 +118,8 @@ __device__ inline float dropout_factor(Dropout d, u64 i) {
     float uniform = (float)((z ^ (z >> 31)) >> 40) * (1.0f / 16777216.0f);
     return uniform < d.p ? 0.0f : d.keep;
 }
+
+// What is left of number i. Rounded before it is added to anything, as on the CPU.
+__device__ inline float dropped(float x, Dropout d, u64 i) {
+    return d.p > 0.0f ? __fmul_rn(x, dropout_factor(d, i)) : x;
+}
