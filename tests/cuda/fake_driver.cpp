@@ -4,7 +4,8 @@
 //
 // FAKE_FAIL_AFTER=n: launches until the card is lost. FAKE_MEMORY=bytes, FAKE_COMPUTE=major*10+minor,
 // FAKE_CARDS=n. FAKE_OLD: the driver does not know the PTX's version. FAKE_ORDER: of the fibres, a number of
-// the shim's; a test in the same process changes it with fake_set_order and asks fake_count.
+// the shim's; a test in the same process changes it with fake_set_order and asks fake_count. FAKE_DRIVER: its
+// version.
 #include "launch.cpp"
 #include <map>
 #include <mutex>
@@ -26,6 +27,7 @@ enum Result {
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
+    INVALID_HANDLE = 400,
     CAPTURE_UNSUPPORTED = 900,
 };
 
@@ -52,6 +54,8 @@ std::map<uint64_t, size_t> allocated; // device memory: address, bytes
 size_t n_allocated = 0;
 int n_handles = 0; // streams, events, page-locked memory, modules, graphs
 std::set<std::string> launched;
+// Milliseconds that the card has worked: only what fake_spend says.
+double now = 0;
 long n_launches = 0, n_graph_launches = 0, n_allocations = 0;
 
 // What was queued on a stream while it was captured.
@@ -102,6 +106,8 @@ int new_handle(H* handle) {
 
 } // namespace
 
+// A library's work takes time.
+extern "C" void fake_spend(double ms) { now += ms; }
 extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 // Allocations so far, launches so far, graph launches so far.
 extern "C" int64_t fake_count(unsigned what) {
@@ -130,6 +136,10 @@ CALL(cuGetErrorName, int error, const char** name) {
     return SUCCESS;
 }
 CALL(cuGetErrorString, int error, const char** text) { return cuGetErrorName(error, text); }
+CALL(cuDriverGetVersion, int* version) {
+    *version = (int)setting("FAKE_DRIVER", 13000);
+    return SUCCESS;
+}
 CALL(cuDeviceGetCount, int* n) {
     *n = (int)setting("FAKE_CARDS", 1);
     return initialized ? SUCCESS : NOT_INITIALIZED;
@@ -224,20 +234,36 @@ CALL(cuStreamDestroy_v2, void*) {
     ALONE;
     return release_handle();
 }
-CALL(cuEventCreate, void** event, unsigned) {
+struct Event {
+    bool timed;
+    double at;
+};
+CALL(cuEventCreate, Event** event, unsigned flags) {
     ALONE;
-    return new_handle(event);
+    if (int error = new_handle(event)) return error;
+    *event = new Event{(flags & 2) == 0, -1};
+    return SUCCESS;
 }
-CALL(cuEventRecord, void*, void*) {
+CALL(cuEventRecord, Event* event, void*) {
     ALONE;
-    return check();
+    if (int error = check()) return error;
+    event->at = now;
+    return SUCCESS;
 }
-CALL(cuEventSynchronize, void*) {
+CALL(cuEventSynchronize, Event*) {
     ALONE;
-    return check();
+    return check_waiting();
 }
-CALL(cuEventDestroy_v2, void*) {
+CALL(cuEventElapsedTime_v2, float* ms, const Event* from, const Event* to) {
     ALONE;
+    if (int error = check_waiting()) return error;
+    if (!from->timed || !to->timed || from->at < 0 || to->at < 0) return INVALID_HANDLE;
+    *ms = (float)(to->at - from->at);
+    return SUCCESS;
+}
+CALL(cuEventDestroy_v2, Event* event) {
+    ALONE;
+    delete event;
     return release_handle();
 }
 CALL(cuModuleLoadData, void** module, const char* image) {

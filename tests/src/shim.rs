@@ -159,9 +159,19 @@ pub fn fake_driver(precision: Precision, with_cublaslt: bool) -> Option<PathBuf>
     Some(folder)
 }
 
+static PUTTING: Mutex<()> = Mutex::new(());
+
 fn put(built: &Path, folder: &Path, name: &str) {
+    let _alone = PUTTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let to = folder.join(name);
+    // The folder's name has the hash of what is in it, and another process may have opened it.
+    if to.exists() {
+        return;
+    }
     fs::create_dir_all(folder).expect("a folder for the driver");
-    fs::copy(built, folder.join(name)).expect("the library is copied");
+    let unfinished = folder.join(format!("{name}.{}.tmp", std::process::id()));
+    fs::copy(built, &unfinished).expect("the library is copied");
+    fs::rename(&unfinished, to).expect("the library moves into place");
 }
 
 /// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the runtime's kernels on this CPU. None as in

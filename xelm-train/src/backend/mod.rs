@@ -8,9 +8,11 @@
 
 mod cpu;
 pub mod cuda;
+mod plans;
 
 use crate::Result;
 pub use cpu::{Cpu, matmul};
+pub use plans::Plans;
 pub use xelm_runtime::config::Activation;
 
 /// Kinds of numbers, each a region of memory of its own. A backend chooses the precision of each.
@@ -200,6 +202,15 @@ pub trait Backend {
     fn allocate(&mut self, sizes: Sizes) -> Result<()>;
     /// Bytes of the device's memory that are held now, work memory included.
     fn n_bytes(&self) -> usize;
+    /// How it computes what it can compute in several ways; none where there is no choice.
+    fn plans(&self) -> Option<Plans> {
+        None
+    }
+    /// Computes from now on as recorded; false where the record is that of another device.
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        let _ = plans;
+        false
+    }
     /// Copies numbers from the host.
     fn write(&mut self, to: Span, values: &[f32]);
     /// Copies numbers to the host.

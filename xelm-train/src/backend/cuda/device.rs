@@ -2,11 +2,12 @@
 //! card; the tests provide one that runs the same kernels on a CPU.
 
 use crate::Result;
+use crate::backend::Plans;
 use std::ffi::c_void;
 use std::fmt::Debug;
 
 /// The kind of number in which activations and weights are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 throughout: for comparing with the CPU.
     F32,
@@ -60,7 +61,7 @@ impl Arg {
 }
 
 /// How operands of a product are stored, row-major: `N` as they are multiplied, `T` transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// a `[m, k]`, b `[n, k]`: x · weightᵀ.
     NT,
@@ -120,6 +121,15 @@ pub trait Device: Debug {
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]);
     /// Multiplies with the vendor's library; false where there is none.
     fn multiply(&mut self, product: &Product) -> bool;
+    /// Which of the library's algorithms multiply; none where there is no library.
+    fn plans(&self) -> Option<Plans> {
+        None
+    }
+    /// Multiplies from now on as recorded; false where the record is that of another card or library.
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        let _ = plans;
+        false
+    }
     /// Waits until all that was queued is done.
     ///
     /// # Errors

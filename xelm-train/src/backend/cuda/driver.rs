@@ -5,88 +5,21 @@
 
 #![allow(unsafe_code, reason = "the driver is a C library")]
 
+use super::cards::{cards, has_cublaslt};
 use super::cublaslt::CublasLt;
 use super::device::{Arg, Device, Precision, Product, Ptr};
+use super::errors::{describe, failure};
+use super::staging::{STAGED, Staging};
+use crate::backend::Plans;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 
 /// The kernels, one module per precision. `tests/cuda_kernels.sh` makes them.
 const PTX_F32: &str = include_str!("ptx/f32.ptx");
 const PTX_BF16: &str = include_str!("ptx/bf16.ptx");
-/// What the PTX and bf16's matrix instructions need.
-const MIN_COMPUTE: (i32, i32) = (8, 0);
-
-/// What is known of a card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
-    /// Its number among the cards that the driver shows.
-    pub index: usize,
-    /// NVIDIA's name for it.
-    pub name: String,
-    /// Compute capability.
-    pub compute: (i32, i32),
-    /// Memory in bytes.
-    pub memory: usize,
-}
-
-impl Card {
-    /// Why the kernels cannot run on this card, if so.
-    pub fn unfit(&self) -> Option<String> {
-        (self.compute < MIN_COMPUTE).then(|| {
-            format!(
-                "compute capability {}.{}; {}.{} (Ampere) or later is needed",
-                self.compute.0, self.compute.1, MIN_COMPUTE.0, MIN_COMPUTE.1
-            )
-        })
-    }
-}
-
-/// The cards of this machine.
-///
-/// # Errors
-/// There is no driver, or it does not work; the text says what to do.
-pub fn cards() -> Result<Vec<Card>> {
-    // SAFETY: opens the driver's library, whose initialisers are NVIDIA's.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(
-            "no NVIDIA driver on this machine (libcuda.so.1 is missing): install the driver, or \
-             compute on the CPU with --device cpu"
-                .into(),
-        ));
-    }
-    match result::init() {
-        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
-        other => other.map_err(failure("start the driver"))?,
-    }
-    let n = result::device::get_count().map_err(failure("count the cards"))?;
-    (0..n).map(card).collect()
-}
-
-fn card(index: i32) -> Result<Card> {
-    let wrong = || failure("ask for a card's properties");
-    let device = result::device::get(index).map_err(wrong())?;
-    // SAFETY: `device` comes from the driver.
-    let memory = unsafe { result::device::total_mem(device) }.map_err(wrong())?;
-    let attribute = |what| {
-        // SAFETY: `device` comes from the driver.
-        unsafe { result::device::get_attribute(device, what) }.map_err(wrong())
-    };
-    let compute = (
-        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-    );
-    let name = result::device::get_name(device).map_err(wrong())?;
-    Ok(Card { index: index as usize, name, compute, memory })
-}
-
-/// Whether the library for matrix products is installed; without it our own kernel multiplies.
-pub fn has_cublaslt() -> bool {
-    // SAFETY: opens NVIDIA's library, whose initialisers are NVIDIA's.
-    unsafe { cudarc::cublaslt::sys::is_culib_present() }
-}
 
 /// An open card with its kernels loaded.
 #[derive(Debug)]
@@ -104,51 +37,6 @@ pub struct Driver {
     next: usize,
     /// The first failure; nothing is queued after it.
     failed: Option<String>,
-}
-
-/// Bytes of an upload that is staged: a micro-batch has far fewer.
-const STAGED: usize = 1 << 20;
-
-/// Page-locked memory, from which copies run while the host goes on; the event ends with the copy.
-#[derive(Debug)]
-struct Staging {
-    memory: *mut u8,
-    copied: sys::CUevent,
-}
-
-impl Staging {
-    fn new() -> std::result::Result<Self, DriverError> {
-        // SAFETY: memory without type, freed in `free`.
-        let memory = unsafe { result::malloc_host(STAGED, 0) }?.cast();
-        let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        Ok(Staging { memory, copied })
-    }
-
-    /// Queues a copy, after the last one from here is done.
-    fn copy(
-        &self,
-        to: Ptr,
-        bytes: &[u8],
-        stream: sys::CUstream,
-    ) -> std::result::Result<(), DriverError> {
-        // SAFETY: the event is this struct's own; one that was never recorded counts as done.
-        unsafe { result::event::synchronize(self.copied) }?;
-        // SAFETY: the caller has at most STAGED bytes, and nothing reads the memory any more.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory, bytes.len()) };
-        // SAFETY: just written, and not written again before the copy is done.
-        let staged = unsafe { std::slice::from_raw_parts(self.memory, bytes.len()) };
-        // SAFETY: `to` lies in memory of this device with room for the bytes.
-        unsafe { result::memcpy_htod_async(to.0, staged, stream) }?;
-        // SAFETY: event and stream are alive.
-        unsafe { result::event::record(self.copied, stream) }
-    }
-
-    fn free(&self) {
-        // SAFETY: the stream was waited for; neither is used again.
-        let _ = unsafe { result::event::destroy(self.copied) };
-        // SAFETY: as above.
-        let _ = unsafe { result::free_host(self.memory.cast()) };
-    }
 }
 
 impl Driver {
@@ -189,7 +77,7 @@ impl Driver {
             stream,
             module,
             functions: HashMap::new(),
-            cublaslt: has_cublaslt().then(CublasLt::new).flatten(),
+            cublaslt: has_cublaslt().then(|| CublasLt::new(&card.name, stream)).flatten(),
             staging: [Staging::new().map_err(wrong())?, Staging::new().map_err(wrong())?],
             memory: Vec::new(),
             next: 0,
@@ -200,6 +88,12 @@ impl Driver {
     /// The same card without the library for products: our own kernel multiplies.
     pub fn without_cublaslt(mut self) -> Self {
         self.cublaslt = None;
+        self
+    }
+
+    /// The same card with the library's first proposal for every product, instead of the fastest one.
+    pub fn without_timing(mut self) -> Self {
+        self.cublaslt.iter_mut().for_each(CublasLt::without_timing);
         self
     }
 
@@ -318,10 +212,19 @@ impl Device for Driver {
     fn multiply(&mut self, product: &Product) -> bool {
         match &mut self.cublaslt {
             Some(library) if self.failed.is_none() => {
-                library.multiply(product, self.precision, self.stream)
+                library.plan(product, self.precision)
+                    && library.multiply(product, self.precision).is_ok()
             }
             _ => false,
         }
+    }
+
+    fn plans(&self) -> Option<Plans> {
+        Some(self.cublaslt.as_ref()?.record().clone())
+    }
+
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        self.cublaslt.as_mut().is_some_and(|library| library.repeat(plans))
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -352,23 +255,4 @@ impl Drop for Driver {
         // SAFETY: retained in `open`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
-}
-
-fn failure(what: &str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Device(describe(what, error))
-}
-
-/// One line: what failed, why, what to do.
-fn describe(what: &str, error: DriverError) -> String {
-    let name = error.error_name().map_or("an unknown error".into(), |s| s.to_string_lossy());
-    let advice = match error.0 {
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => ": the driver is older than 530; update it",
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => ": the card is too old for these kernels",
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => ": the card is full; end what else runs on it",
-        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
-            ": the driver was updated without a restart; restart the machine"
-        }
-        _ => "; the last checkpoint is kept: run the command again to resume",
-    };
-    format!("cannot {what} ({name}){advice}")
 }

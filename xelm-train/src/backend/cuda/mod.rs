@@ -4,16 +4,22 @@
 //! for the products, and activations are bf16. A step waits for the device only at its end. No kernel
 //! adds floats atomically, so every run has the same bits.
 
+mod cards;
+mod clock;
 mod cublaslt;
 mod device;
 mod driver;
+mod errors;
 mod norm;
 mod operations;
+mod plan;
+mod staging;
 
 use super::{AttentionShape, Dropout, Region, Sizes, Span};
 use crate::{Error, Result};
+pub use cards::{Card, cards, has_cublaslt};
 pub use device::{Arg, Device, Layout, Precision, Product, Ptr};
-pub use driver::{Card, Driver, cards, has_cublaslt};
+pub use driver::Driver;
 
 /// Threads per block that most kernels are written for.
 const BLOCK: u32 = 256;

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::Result;
 use crate::backend::{
-    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Residual, Sizes, Span,
-    StepStats,
+    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Plans, Region, Residual, Sizes,
+    Span, StepStats,
 };
 
 impl<D: Device> Backend for Cuda<D> {
@@ -33,6 +33,14 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn n_bytes(&self) -> usize {
         [self.memory, self.stats, self.scratch, self.batch.buffer].iter().map(|b| b.n_bytes).sum()
+    }
+
+    fn plans(&self) -> Option<Plans> {
+        self.device.plans()
+    }
+
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        self.device.repeat(plans)
     }
 
     fn write(&mut self, to: Span, values: &[f32]) {
