@@ -9,11 +9,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
+#include <functional>
 #include <initializer_list>
 
 namespace {
 
-enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum Status { SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum Type { F32 = 0, BF16 = 14 };
 const int COMPUTE_32F = 68;
 
@@ -41,10 +42,19 @@ long setting(const char* name, long otherwise) {
     return text ? atol(text) : otherwise;
 }
 
-// Tells the driver, which is another library of this process, that its card has worked.
+// The driver is another library of this process.
+void* driver(const char* name) { return dlsym(dlopen("libcuda.so", RTLD_LAZY | RTLD_NOLOAD), name); }
+
+// Tells the driver that its card has worked.
 void spend(double ms) {
-    static auto fake_spend = (void (*)(double))dlsym(dlopen("libcuda.so", RTLD_LAZY | RTLD_NOLOAD), "fake_spend");
+    static auto fake_spend = (void (*)(double))driver("fake_spend");
     fake_spend(ms);
+}
+
+// Puts work on a stream.
+int queue(const std::function<void()>& work) {
+    static auto fake_queue = (int (*)(const std::function<void()>*))driver("fake_queue");
+    return fake_queue(&work);
 }
 
 bool known(const Algorithm* a) {
@@ -93,6 +103,32 @@ bool fit(const Product* p, const Layout* a, const Layout* b, const Layout* c, co
     for (const Layout* x : {a, b, c, d})
         if (x->ld < (int64_t)x->rows) return false;
     return a->type == b->type && (d->type == a->type || d->type == F32) && c->type == d->type;
+}
+
+// D = alpha * op(A) * op(B) + beta * C.
+void multiply(Product p, uint64_t number, float alpha, const void* a, Layout la, const void* b, Layout lb, float beta,
+              const void* c, Layout lc, void* d, Layout ld) {
+    spend((long)number == setting("FAKE_FASTEST", 0) ? 1 : 2);
+    uint64_t depth = p.trans_a ? la.rows : la.cols;
+    for (uint64_t j = 0; j < ld.cols; j++) {
+        for (uint64_t i = 0; i < ld.rows; i++) {
+            double sum = 0;
+            float rough = 0;
+            for (uint64_t step = 0; step < depth; step++) {
+                uint64_t k = (step + 7 * number) % depth;
+                uint64_t in_a = p.trans_a ? i * la.ld + k : k * la.ld + i;
+                uint64_t in_b = p.trans_b ? k * lb.ld + j : j * lb.ld + k;
+                double product = (double)read(a, la.type, in_a) * read(b, lb.type, in_b);
+                sum += product;
+                rough += (float)product;
+            }
+            float value = alpha * (number == 0 ? (float)sum : rough);
+            if (beta != 0) value += beta * read(c, lc.type, j * lc.ld + i);
+            if (p.epilogue == EPILOGUE_BIAS) value += read(p.bias, ld.type, i);
+            write(d, ld.type, j * ld.ld + i, value);
+        }
+    }
+    n_products++;
 }
 
 } // namespace
@@ -182,27 +218,7 @@ CALL(cublasLtMatmul, void*, const Product* p, const float* alpha, const void* a,
      const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void* stream) {
     if (!fit(p, la, lb, lc, ld) || !known(algorithm) || !stream) return INVALID_VALUE;
     if (workspace_bytes > 0 && !workspace) return INVALID_VALUE;
-    uint64_t number = algorithm->data[7];
-    spend((long)number == setting("FAKE_FASTEST", 0) ? 1 : 2);
-    uint64_t depth = p->trans_a ? la->rows : la->cols;
-    for (uint64_t j = 0; j < ld->cols; j++) {
-        for (uint64_t i = 0; i < ld->rows; i++) {
-            double sum = 0;
-            float rough = 0;
-            for (uint64_t step = 0; step < depth; step++) {
-                uint64_t k = (step + 7 * number) % depth;
-                uint64_t in_a = p->trans_a ? i * la->ld + k : k * la->ld + i;
-                uint64_t in_b = p->trans_b ? k * lb->ld + j : j * lb->ld + k;
-                double product = (double)read(a, la->type, in_a) * read(b, lb->type, in_b);
-                sum += product;
-                rough += (float)product;
-            }
-            float value = *alpha * (number == 0 ? (float)sum : rough);
-            if (*beta != 0) value += *beta * read(c, lc->type, j * lc->ld + i);
-            if (p->epilogue == EPILOGUE_BIAS) value += read(p->bias, ld->type, i);
-            write(d, ld->type, j * ld->ld + i, value);
-        }
-    }
-    n_products++;
-    return SUCCESS;
+    auto work = [=, p = *p, la = *la, lb = *lb, lc = *lc, ld = *ld, number = algorithm->data[7], alpha = *alpha,
+                 beta = *beta] { multiply(p, number, alpha, a, la, b, lb, beta, c, lc, d, ld); };
+    return queue(work) ? EXECUTION_FAILED : SUCCESS;
 }

@@ -58,9 +58,9 @@ std::set<std::string> launched;
 double now = 0;
 long n_launches = 0, n_graph_launches = 0, n_allocations = 0;
 
-// What was queued on a stream while it was captured.
+// What was queued on a stream while it was captured; other threads have streams of their own.
 typedef std::vector<std::function<void()>> Graph;
-Graph* capture = nullptr;
+thread_local Graph* capture = nullptr;
 
 long setting(const char* name, long otherwise) {
     const char* text = getenv(name);
@@ -91,6 +91,14 @@ bool inside(uint64_t address, size_t n_bytes) {
     return address + n_bytes <= next->first + next->second;
 }
 
+// Does now, or later where a graph is being made.
+void act(const std::function<void()>& action) {
+    if (capture)
+        capture->push_back(action);
+    else
+        action();
+}
+
 int release_handle() {
     n_handles--;
     return SUCCESS;
@@ -108,6 +116,13 @@ int new_handle(H* handle) {
 
 // A library's work takes time.
 extern "C" void fake_spend(double ms) { now += ms; }
+// What another library queues on a stream.
+extern "C" int fake_queue(const std::function<void()>* action) {
+    std::lock_guard<std::mutex> alone(lock);
+    if (int error = check()) return error;
+    act(*action);
+    return SUCCESS;
+}
 extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 // Allocations so far, launches so far, graph launches so far.
 extern "C" int64_t fake_count(unsigned what) {
@@ -383,9 +398,9 @@ CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void*) {
 }
 CALL(cuMemsetD8Async, uint64_t at, unsigned char value, size_t n_bytes, void*) {
     ALONE;
-    if (int error = check_waiting()) return error;
+    if (int error = check()) return error;
     if (!inside(at, n_bytes)) return ILLEGAL_ADDRESS;
-    memset((void*)at, value, n_bytes);
+    act([=] { memset((void*)at, value, n_bytes); });
     return SUCCESS;
 }
 CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -395,15 +410,11 @@ CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned g
     if (by != 1 || bz != 1 || shared != 0 || extra || gx == 0 || gy - 1 >= 65535 || gz - 1 >= 65535)
         return INVALID_VALUE;
     // A launch fails later than it is queued.
-    auto run = [=, kernel = function->bind(args)] {
+    act([=, kernel = function->bind(args)] {
         unsigned grid[3] = {gx, gy, gz};
         n_launches++;
         launched.insert(function->name);
         if (!lost()) shim::launch(grid, bx, order, kernel);
-    };
-    if (capture)
-        capture->push_back(run);
-    else
-        run();
+    });
     return SUCCESS;
 }

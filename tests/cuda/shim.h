@@ -215,6 +215,8 @@ inline void launch(const unsigned grid[3], unsigned n_threads, Order order, std:
                 running = 0;
                 shim_switch(&scheduler, fibres[0].stack_pointer);
             }
+    // Its code may be unloaded before the next launch.
+    kernel = nullptr;
 }
 
 } // namespace shim

@@ -113,12 +113,12 @@ impl Case {
         }
         backend.load_batch(&self.inputs, &self.targets);
         (self.call)(backend);
-        let read = |&span: &Span| {
+        let mut read = |&span: &Span| {
             let mut values = vec![0.0; span.len];
             backend.read(span, &mut values).unwrap();
             values
         };
-        let values = self.compared.iter().map(read).collect();
+        let values = self.compared.iter().map(&mut read).collect();
         Outcome { values, stats: backend.finish_step().unwrap() }
     }
 }
@@ -319,15 +319,15 @@ pub fn compare_residual_norm_with_its_steps(backend: &mut dyn Backend, precision
             let (weight, bias) = (case.input(Params, c), case.input(Params, c));
             let [d_weight, d_bias, d_weight2, d_bias2] = [(); 4].map(|()| case.input(Grads, c));
             case.run(backend, precision);
-            let read = |backend: &dyn Backend, span: Span| {
+            let read = |backend: &mut dyn Backend, span: Span| {
                 let mut values = vec![0.0; span.len];
                 backend.read(span, &mut values).unwrap();
                 values
             };
             let rounded = |x: f32| if precision == Precision::Bf16 { to_bf16(x) } else { x };
-            let compare = |backend: &dyn Backend, spans: &[(Span, Span)]| {
+            let compare = |backend: &mut dyn Backend, spans: &[(Span, Span)]| {
                 for (i, &(one, other)) in spans.iter().enumerate() {
-                    let bits =
+                    let mut bits =
                         |span| read(backend, span).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(one), bits(other), "{case:?} {precision:?}: {i}");
                 }

@@ -92,15 +92,26 @@ fn ops() -> Result<bool> {
 }
 
 /// Layers, width, heads, vocabulary, tokens of a sequence, sequences of a micro-batch.
-const SHAPES: [(&str, [usize; 6]); 3] = [
+const SHAPES: [(&str, [usize; 6]); 4] = [
+    ("4M", [4, 256, 4, 4096, 256, 16]),
     ("25M", [8, 512, 8, 4096, 1024, 32]),
     ("124M", [12, 768, 12, 50_304, 1024, 16]),
     ("564M", [24, 1024, 16, 256_008, 2048, 8]),
 ];
 
+/// A name, and what it changes.
+type Way = (&'static str, fn(Driver) -> Driver);
+/// How products are computed and kernels are started.
+const WAYS: [Way; 4] = [
+    ("cuBLASLt", |driver| driver),
+    ("cuBLASLt untimed", Driver::without_timing),
+    ("cuBLASLt without graphs", Driver::without_graphs),
+    ("own products", Driver::without_cublaslt),
+];
+
 /// Tokens per second in bf16, with the library and without, beside the rate of its products.
 fn speed() -> Result<bool> {
-    println!("model\tproducts\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
+    println!("model\tway\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
     let gemm = gemm_rate()?;
     for (name, [n_layer, n_embd, n_head, n_vocab, n_ctx, n_batch]) in SHAPES {
         let config = Config {
@@ -113,8 +124,8 @@ fn speed() -> Result<bool> {
             activation: Activation::GeluErf,
             norm_eps: 1e-5,
         };
-        for library in [true, false] {
-            let backend = &mut Cuda::new(open(Precision::Bf16, library)?);
+        for (way, with) in WAYS {
+            let backend = &mut Cuda::new(with(open(Precision::Bf16, true)?));
             let model = Model::place(backend, config, n_batch, n_ctx, Recompute::None)?;
             init(backend, &model.params, &config, 1);
             let n = n_batch * n_ctx;
@@ -143,9 +154,8 @@ fn speed() -> Result<bool> {
             // 6 per weight of a product, and the attention's two products, halved by causality.
             let flop = 6.0 * (config.n_params() + n_layer * n_embd * n_ctx) as f64;
             let tflops = rate * flop / 1e12;
-            let products = if library { "cuBLASLt" } else { "own" };
             let share = 100.0 * tflops / gemm;
-            println!("{name}\t{products}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
+            println!("{name}\t{way}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
         }
     }
     Ok(true)

@@ -109,13 +109,18 @@ pub struct AttentionShape {
 pub struct Dropout {
     /// Probability of dropping a number; 0 for none.
     pub p: f32,
-    /// Distinguishes seed, step, layer and place.
+    /// Distinguishes layer and place, and once it is [`Dropout::keyed`] micro-batches too.
     pub key: u64,
 }
 
 impl Dropout {
     /// No dropout.
     pub const NONE: Dropout = Dropout { p: 0.0, key: 0 };
+
+    /// The same place in the micro-batch of a key.
+    pub fn keyed(self, key: u64) -> Dropout {
+        Dropout { key: self.key ^ key, ..self }
+    }
 
     /// What number `i` is multiplied with: 0, or 1 / (1 − p).
     #[inline(always)]
@@ -217,11 +222,14 @@ pub trait Backend {
     ///
     /// # Errors
     /// The device failed; the numbers are worthless.
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()>;
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()>;
     /// Sets numbers to zero.
     fn zero(&mut self, x: Span);
     /// Hands over the inputs and targets of a micro-batch, `[N]` each; targets may be [`IGNORE`].
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]);
+    /// The key of dropout in what follows, 0 at first: apart from the operations, so that those of all
+    /// micro-batches are the same.
+    fn dropout_key(&mut self, key: u64);
 
     /// `out[n] = scale · table[input[n]] + positions[n mod T]`; `out` `[N, C]`, `table` `[V, C]`,
     /// `positions` `[T, C]`.
@@ -330,5 +338,5 @@ pub trait Backend {
     ///
     /// # Errors
     /// The device failed.
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>>;
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>>;
 }

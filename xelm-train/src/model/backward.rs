@@ -10,6 +10,7 @@ impl Model {
     /// One micro-batch: adds its loss to the step's statistics, and the gradients of loss · `scale`
     /// to the parameters' gradients.
     pub fn train(&self, backend: &mut dyn Backend, dropout: DropoutPlan, scale: f32) {
+        backend.dropout_key(dropout.key);
         self.forward(backend, dropout);
         let (p, acts, g) = (&self.params, &self.acts, &self.grads);
         let shape = self.attention_shape();

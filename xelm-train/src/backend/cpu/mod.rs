@@ -32,6 +32,7 @@ pub struct Cpu {
     base: [usize; Region::ALL.len()],
     inputs: Vec<u32>,
     targets: Vec<u32>,
+    dropout_key: u64,
     /// Work memory of attention and head, grown at first use.
     scratch: Vec<f32>,
     loss_sum: f64,
@@ -55,6 +56,7 @@ impl Cpu {
             base: Default::default(),
             inputs: Vec::new(),
             targets: Vec::new(),
+            dropout_key: 0,
             scratch: Vec::new(),
             loss_sum: 0.0,
             n_targets: 0,
@@ -126,7 +128,7 @@ impl Backend for Cpu {
         to.copy_from_slice(values);
     }
 
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&self.floats()[self.range(from)]);
         Ok(())
     }
@@ -141,6 +143,10 @@ impl Backend for Cpu {
         self.inputs.extend_from_slice(inputs);
         self.targets.clear();
         self.targets.extend_from_slice(targets);
+    }
+
+    fn dropout_key(&mut self, key: u64) {
+        self.dropout_key = key;
     }
 
     fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
@@ -192,7 +198,7 @@ impl Backend for Cpu {
         bias: Span,
         eps: f32,
     ) {
-        let (isa, dropout) = (self.isa, residual.dropout);
+        let (isa, dropout) = (self.isa, residual.dropout.keyed(self.dropout_key));
         let [out, stats, stream, x, branch, weight, bias] =
             self.spans([out, stats, stream, residual.x, residual.branch, weight, bias]);
         norm::residual(isa, out, stats, stream, x, branch, dropout, weight, bias, eps);
@@ -226,7 +232,7 @@ impl Backend for Cpu {
         stats: Span,
         weight: Span,
     ) {
-        let isa = self.isa;
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
         let [d_x, d_branch, d_weight, d_bias, d_out, x, stats, weight] =
             self.spans([d_stream, d_branch, d_weight, d_bias, d_out, stream, stats, weight]);
         let branch = Some((d_branch, dropout));
@@ -281,7 +287,7 @@ impl Backend for Cpu {
     }
 
     fn attention(&mut self, out: Span, lse: Span, qkv: Span, s: AttentionShape, dropout: Dropout) {
-        let isa = self.isa;
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
         let mut scratch = std::mem::take(&mut self.scratch);
         let [out, lse, qkv] = self.spans([out, lse, qkv]);
         attention::forward(isa, out, lse, qkv, s, dropout, &mut scratch);
@@ -298,7 +304,7 @@ impl Backend for Cpu {
         shape: AttentionShape,
         dropout: Dropout,
     ) {
-        let isa = self.isa;
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
         let mut scratch = std::mem::take(&mut self.scratch);
         let [d_qkv, d_out, out, lse, qkv] = self.spans([d_qkv, d_out, out, lse, qkv]);
         attention::backward(isa, d_qkv, d_out, out, lse, qkv, shape, dropout, &mut scratch);
@@ -370,7 +376,7 @@ impl Backend for Cpu {
         Ok(stats)
     }
 
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>> {
         let finite = |&span: &Span| self.floats()[self.range(span)].iter().all(|x| x.is_finite());
         Ok(spans.iter().position(|span| !finite(span)))
     }

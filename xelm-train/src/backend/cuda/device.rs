@@ -114,7 +114,7 @@ pub trait Device: Debug {
     ///
     /// # Errors
     /// The device's first failure.
-    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
+    fn download(&mut self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
     /// Sets bytes to zero.
     fn clear(&mut self, at: Ptr, n_bytes: usize);
     /// Runs a kernel of `grid` blocks of `block` threads.
@@ -130,6 +130,9 @@ pub trait Device: Debug {
         let _ = plans;
         false
     }
+    /// What was queued since the last call, copy or wait belongs together. Where all of it is queued a second time, a
+    /// device may have a faster way.
+    fn submit(&mut self) {}
     /// Waits until all that was queued is done.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use super::cards::{cards, has_cublaslt};
 use super::cublaslt::CublasLt;
 use super::device::{Arg, Device, Precision, Product, Ptr};
 use super::errors::{describe, failure};
+use super::graphs::Graphs;
+use super::queue::{Command, Commands};
 use super::staging::{STAGED, Staging};
 use crate::backend::Plans;
 use crate::{Error, Result};
@@ -16,6 +18,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem;
 
 /// The kernels, one module per precision. `tests/cuda_kernels.sh` makes them.
 const PTX_F32: &str = include_str!("ptx/f32.ptx");
@@ -32,9 +35,12 @@ pub struct Driver {
     cublaslt: Option<CublasLt>,
     /// Memory that was not given back yet.
     memory: Vec<Ptr>,
-    staging: [Staging; 2],
+    staging: [Staging; 4],
     /// Which of them the next upload takes.
     next: usize,
+    /// What the card was not told of yet.
+    queued: Commands,
+    graphs: Graphs,
     /// The first failure; nothing is queued after it.
     failed: Option<String>,
 }
@@ -71,6 +77,7 @@ impl Driver {
         // SAFETY: the image is PTX that ends in a zero byte.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         let module = module.map_err(failure("load the kernels"))?;
+        let stage = || Staging::new().map_err(wrong());
         Ok(Driver {
             precision,
             device,
@@ -78,9 +85,11 @@ impl Driver {
             module,
             functions: HashMap::new(),
             cublaslt: has_cublaslt().then(|| CublasLt::new(&card.name, stream)).flatten(),
-            staging: [Staging::new().map_err(wrong())?, Staging::new().map_err(wrong())?],
+            staging: [stage()?, stage()?, stage()?, stage()?],
             memory: Vec::new(),
             next: 0,
+            queued: Commands::default(),
+            graphs: Graphs::default(),
             failed: None,
         })
     }
@@ -97,6 +106,12 @@ impl Driver {
         self
     }
 
+    /// The same card, told of every kernel by itself.
+    pub fn without_graphs(mut self) -> Self {
+        self.graphs.off = true;
+        self
+    }
+
     /// Keeps a call's failure, if it is the first.
     fn keep(&mut self, what: &str, outcome: std::result::Result<(), DriverError>) {
         if let Err(error) = outcome
@@ -110,22 +125,49 @@ impl Driver {
         self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Device(why.clone())))
     }
 
-    fn function(&mut self, name: &'static str) -> Option<sys::CUfunction> {
+    /// Tells the card of commands, one by one.
+    fn perform(&mut self, commands: &Commands) -> std::result::Result<(), String> {
+        for (command, args) in commands.iter() {
+            match command {
+                Command::Clear { at, n_bytes } => {
+                    // SAFETY: `at` lies in memory of this device with room for the bytes.
+                    unsafe { result::memset_d8_async(at.0, 0, n_bytes, self.stream) }
+                        .map_err(|e| describe("clear memory", e))?;
+                }
+                Command::Launch { kernel, grid, block, .. } => {
+                    let function = self.function(kernel)?;
+                    // The driver copies each argument's bytes during the call.
+                    let mut args: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
+                    let (grid, block) = ((grid[0], grid[1], grid[2]), (block, 1, 1));
+                    // SAFETY: the arguments are those of the kernel (the tests run every launch through a
+                    // shim that counts them), and the addresses among them lie in memory of this device.
+                    unsafe {
+                        result::launch_kernel(function, grid, block, 0, self.stream, &mut args)
+                    }
+                    .map_err(|e| describe(kernel, e))?;
+                }
+                Command::Multiply(product) => {
+                    let library =
+                        self.cublaslt.as_ref().expect("it was asked when this was queued");
+                    library
+                        .multiply(&product, self.precision)
+                        .map_err(|e| format!("cuBLASLt cannot multiply {product:?}: {e:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, name: &'static str) -> std::result::Result<sys::CUfunction, String> {
         if let Some(&function) = self.functions.get(name) {
-            return Some(function);
+            return Ok(function);
         }
         let c_name = CString::new(name).expect("a kernel's name");
         // SAFETY: the module lives as long as `self`.
-        match unsafe { result::module::get_function(self.module, c_name) } {
-            Ok(function) => {
-                self.functions.insert(name, function);
-                Some(function)
-            }
-            Err(error) => {
-                self.keep(&format!("find the kernel {name}"), Err(error));
-                None
-            }
-        }
+        let function = unsafe { result::module::get_function(self.module, c_name) }
+            .map_err(|e| describe(&format!("find the kernel {name}"), e))?;
+        self.functions.insert(name, function);
+        Ok(function)
     }
 }
 
@@ -151,6 +193,7 @@ impl Device for Driver {
     }
 
     fn free(&mut self, memory: Ptr) {
+        self.submit();
         // SAFETY: the stream lives as long as `self`.
         let outcome = unsafe { result::stream::synchronize(self.stream) };
         self.keep("finish the queued work", outcome);
@@ -161,11 +204,12 @@ impl Device for Driver {
     }
 
     fn upload(&mut self, to: Ptr, bytes: &[u8]) {
+        self.submit();
         if self.failed.is_some() {
             return;
         }
         let outcome = if bytes.len() <= STAGED {
-            self.next = 1 - self.next;
+            self.next = (self.next + 1) % self.staging.len();
             self.staging[self.next].copy(to, bytes, self.stream)
         } else {
             // SAFETY: `to` lies in memory of this device with room for the bytes; the driver has read
@@ -175,7 +219,8 @@ impl Device for Driver {
         self.keep("copy to the card", outcome);
     }
 
-    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+    fn download(&mut self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        self.submit();
         self.check()?;
         let wrong = || failure("copy from the card");
         // SAFETY: the stream lives as long as `self`.
@@ -185,38 +230,42 @@ impl Device for Driver {
     }
 
     fn clear(&mut self, at: Ptr, n_bytes: usize) {
-        if self.failed.is_some() || n_bytes == 0 {
-            return;
+        if n_bytes > 0 {
+            self.queued.push(Command::Clear { at, n_bytes });
         }
-        // SAFETY: `at` lies in memory of this device with room for the bytes.
-        let outcome = unsafe { result::memset_d8_async(at.0, 0, n_bytes, self.stream) };
-        self.keep("clear memory", outcome);
     }
 
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]) {
-        if self.failed.is_some() {
-            return;
-        }
-        let Some(function) = self.function(kernel) else { return };
-        // The driver copies each argument's bytes during the call.
-        let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
-        let grid = (grid[0], grid[1], grid[2]);
-        // SAFETY: the arguments are those of the kernel (the tests run every launch through a shim that
-        // counts them), and the addresses among them lie in memory of this device.
-        let outcome = unsafe {
-            result::launch_kernel(function, grid, (block, 1, 1), 0, self.stream, &mut pointers)
-        };
-        self.keep(kernel, outcome);
+        self.queued.launch(kernel, grid, block, args);
     }
 
     fn multiply(&mut self, product: &Product) -> bool {
-        match &mut self.cublaslt {
-            Some(library) if self.failed.is_none() => {
-                library.plan(product, self.precision)
-                    && library.multiply(product, self.precision).is_ok()
-            }
-            _ => false,
+        let precision = self.precision;
+        match self.cublaslt.as_ref().map(|library| library.is_planned(product, precision)) {
+            None => return false,
+            Some(true) => {}
+            // Algorithms that are tried write where what is queued may still read.
+            Some(false) => self.submit(),
         }
+        let planned = match &mut self.cublaslt {
+            Some(library) if self.failed.is_none() => library.plan(product, precision),
+            _ => false,
+        };
+        if planned {
+            self.queued.push(Command::Multiply(*product));
+        }
+        planned
+    }
+
+    fn submit(&mut self) {
+        let commands = mem::take(&mut self.queued);
+        if self.failed.is_some() || commands.len() == 0 {
+            return;
+        }
+        let mut graphs = mem::take(&mut self.graphs);
+        let outcome = graphs.run(commands, self.stream, &mut |commands| self.perform(commands));
+        self.graphs = graphs;
+        self.failed = outcome.err();
     }
 
     fn plans(&self) -> Option<Plans> {
@@ -228,6 +277,7 @@ impl Device for Driver {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.submit();
         self.check()?;
         // SAFETY: the stream lives as long as `self`.
         let outcome = unsafe { result::stream::synchronize(self.stream) };
@@ -241,6 +291,7 @@ impl Drop for Driver {
         // A card that failed refuses all of these; there is nobody to tell.
         // SAFETY: the stream is this device's own and not used again.
         let _ = unsafe { result::stream::synchronize(self.stream) };
+        self.graphs.clear();
         self.cublaslt = None;
         // The context may outlive this device: another one may be open on the same card.
         for memory in &self.memory {

@@ -10,9 +10,11 @@ mod cublaslt;
 mod device;
 mod driver;
 mod errors;
+mod graphs;
 mod norm;
 mod operations;
 mod plan;
+mod queue;
 mod staging;
 
 use super::{AttentionShape, Dropout, Region, Sizes, Span};
@@ -52,7 +54,7 @@ pub struct Cuda<D: Device> {
     memory: Buffer,
     batch: Batch,
     scratch: Buffer,
-    /// What a step gathers, in f64: loss, gradient norm.
+    /// What a step gathers, in f64: loss, gradient norm. After them the key of dropout.
     stats: Buffer,
     n_targets: u64,
     /// The first failure to get memory within a step.
@@ -66,19 +68,20 @@ struct Buffer {
     n_bytes: usize,
 }
 
-/// The micro-batch on the device: five runs of u32 in one buffer.
+/// The micro-batch on the device: runs of u32 in one buffer, each at the same place for every micro-batch of as
+/// many tokens.
 #[derive(Clone, Debug, Default)]
 struct Batch {
     buffer: Buffer,
     n_tokens: usize,
     /// Targets that are scored.
     n_targets: u64,
-    /// Different tokens among the inputs.
-    n_unique: usize,
     inputs: Ptr,
     targets: Ptr,
-    /// The different tokens; where each one's places begin; the places, in ascending order for each.
+    /// The different tokens and their number; where each one's places begin; the places, in ascending order for
+    /// each.
     unique: Ptr,
+    n_unique: Ptr,
     starts: Ptr,
     places: Ptr,
 }
@@ -117,6 +120,16 @@ impl<D: Device> Cuda<D> {
     fn weight(&self, span: Span) -> Ptr {
         debug_assert_eq!(span.region, Region::Params);
         self.weights.offset(span.start * self.precision().n_bytes())
+    }
+
+    /// Where the key of dropout lies.
+    fn key(&self) -> Ptr {
+        self.stats.at.offset(2 * 8)
+    }
+
+    fn dropout_args(&self, dropout: Dropout) -> [Arg; 4] {
+        let keep = 1.0 / (1.0 - dropout.p);
+        [Arg::F32(dropout.p), Arg::F32(keep), Arg::Ptr(self.key()), Arg::U64(dropout.key)]
     }
 
     /// Runs a kernel of blocks of [`BLOCK`] threads.
@@ -310,7 +323,7 @@ impl<D: Device> Cuda<D> {
         }
         args.extend([n_ctx, n_head, head_dim].map(|n| Arg::U32(n as u32)));
         args.push(Arg::F32(1.0 / xelm_runtime::math::sqrt(head_dim as f32)));
-        args.extend(dropout_args(dropout));
+        args.extend(self.dropout_args(dropout));
         if head_dim > MAX_HEAD_DIM {
             self.refuse(format!(
                 "heads of {head_dim} numbers, only up to {MAX_HEAD_DIM}: use more"
@@ -333,11 +346,6 @@ fn warps(n: usize) -> [usize; 3] {
 fn runs(n_rows: usize) -> (usize, usize) {
     let rows = n_rows.div_ceil(MAX_RUNS).next_multiple_of(8);
     (n_rows.div_ceil(rows), rows)
-}
-
-fn dropout_args(dropout: Dropout) -> [Arg; 3] {
-    let keep = 1.0 / (1.0 - dropout.p);
-    [Arg::F32(dropout.p), Arg::F32(keep), Arg::U64(dropout.key)]
 }
 
 /// Bytes of a number of a region.

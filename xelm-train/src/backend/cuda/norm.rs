@@ -1,6 +1,6 @@
 //! Layer norm on a card, alone and together with the residual connection before it.
 
-use super::{Arg, Cuda, Device, Ptr, WARP, dropout_args, runs, warps};
+use super::{Arg, Cuda, Device, Ptr, WARP, runs, warps};
 use crate::backend::{Dropout, Residual, Span};
 
 impl<D: Device> Cuda<D> {
@@ -32,7 +32,7 @@ impl<D: Device> Cuda<D> {
             Arg::U32(n as u32),
             Arg::U32(c as u32),
         ];
-        args.extend(dropout_args(dropout));
+        args.extend(self.dropout_args(dropout));
         self.launch("layer_norm", warps(n), &args);
     }
 
@@ -77,7 +77,7 @@ impl<D: Device> Cuda<D> {
             Arg::U32(n as u32),
             Arg::U32(c as u32),
         ];
-        args.extend(dropout_args(dropout));
+        args.extend(self.dropout_args(dropout));
         self.launch("layer_norm_backward", warps(n), &args);
     }
 }

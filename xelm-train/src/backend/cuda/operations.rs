@@ -15,9 +15,9 @@ impl<D: Device> Backend for Cuda<D> {
         let precision = self.precision();
         let n_bytes = memory_bytes(&sizes, precision);
         grow(&mut self.device, &mut self.memory, n_bytes)?;
-        grow(&mut self.device, &mut self.stats, 2 * 8)?;
+        grow(&mut self.device, &mut self.stats, 3 * 8)?;
         self.device.clear(self.memory.at, n_bytes);
-        self.device.clear(self.stats.at, 2 * 8);
+        self.device.clear(self.stats.at, 3 * 8);
         let mut end = self.memory.at;
         for region in Region::ALL {
             self.base[region as usize] = end;
@@ -58,7 +58,7 @@ impl<D: Device> Backend for Cuda<D> {
         }
     }
 
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()> {
         if self.precision() == Precision::Bf16 && from.region == Region::Activations {
             let mut bits = vec![0u16; values.len()];
             self.device.download(self.address(from), bytemuck::cast_slice_mut(&mut bits))?;
@@ -91,13 +91,23 @@ impl<D: Device> Backend for Cuda<D> {
             }
         }
         starts.push(n as u32);
-        let mut words = Vec::with_capacity(5 * n + 1);
-        let mut part = |values: &[u32]| {
+        let n_unique = [unique.len() as u32];
+        let mut words = Vec::with_capacity(5 * n + 2);
+        let mut part = |values: &[u32], len: usize| {
+            let at = words.len();
             words.extend_from_slice(values);
-            (words.len() - values.len()) * 4
+            words.resize(at + len, 0);
+            at * 4
         };
-        let at = [part(inputs), part(targets), part(&unique), part(&starts), part(&places)];
-        match grow(&mut self.device, &mut self.batch.buffer, (5 * n + 1) * 4) {
+        let at = [
+            part(inputs, n),
+            part(targets, n),
+            part(&unique, n),
+            part(&n_unique, 1),
+            part(&starts, n + 1),
+            part(&places, n),
+        ];
+        match grow(&mut self.device, &mut self.batch.buffer, (5 * n + 2) * 4) {
             Ok(()) => self.device.upload(self.batch.buffer.at, bytemuck::cast_slice(&words)),
             // The step goes on without launching anything.
             Err(error) => {
@@ -105,18 +115,22 @@ impl<D: Device> Backend for Cuda<D> {
             }
         }
         let buffer = self.batch.buffer;
-        let [inputs, targets, unique_at, starts, places] = at.map(|at| buffer.at.offset(at));
+        let [inputs, targets, unique, n_unique, starts, places] = at.map(|at| buffer.at.offset(at));
         self.batch = Batch {
             buffer,
             n_tokens: n,
             n_targets: n_targets as u64,
-            n_unique: unique.len(),
             inputs,
             targets,
-            unique: unique_at,
+            unique,
+            n_unique,
             starts,
             places,
         };
+    }
+
+    fn dropout_key(&mut self, key: u64) {
+        self.device.upload(self.key(), &key.to_le_bytes());
     }
 
     fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
@@ -139,12 +153,13 @@ impl<D: Device> Backend for Cuda<D> {
             self.at(d_table),
             self.at(d_out),
             Arg::Ptr(self.batch.unique),
+            Arg::Ptr(self.batch.n_unique),
             Arg::Ptr(self.batch.starts),
             Arg::Ptr(self.batch.places),
             Arg::F32(scale),
             Arg::U32(n_embd as u32),
         ];
-        self.launch("embed_backward", [self.batch.n_unique, 1, 1], &args);
+        self.launch("embed_backward", [self.batch.n_tokens, 1, 1], &args);
     }
 
     fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32) {
@@ -330,6 +345,8 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn grad_norm(&mut self, grads: Span) {
+        // An update differs from the last one, the micro-batch before it does not.
+        self.device.submit();
         let partial = self.scratch(LOOP_BLOCKS as usize * 8);
         let n_blocks = (grads.len as u64).div_ceil(u64::from(BLOCK)).min(LOOP_BLOCKS);
         let args = [Arg::Ptr(partial), self.at(grads), Arg::U64(grads.len as u64)];
@@ -374,7 +391,7 @@ impl<D: Device> Backend for Cuda<D> {
         Ok(StepStats { loss: gathered[0] / n_targets as f64, grad_norm: gathered[1] })
     }
 
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>> {
         for (i, &span) in spans.iter().enumerate() {
             let mut values = vec![0.0; span.len];
             self.read(span, &mut values)?;

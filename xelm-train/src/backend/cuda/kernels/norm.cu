@@ -9,11 +9,11 @@
 // [N, 2] keeps mean and rstd. The statistics are those of the rounded x, which the backward pass reads.
 KERNEL(BLOCK)
 layer_norm(T* out, float* stats, T* x, const T* before, const T* branch, const T* weight, const T* bias,
-           float eps, u32 n_rows, u32 n_embd, float p, float keep, u64 key) {
+           float eps, u32 n_rows, u32 n_embd, float p, float keep, const u64* key, u64 place) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
     u64 start = (u64)row * n_embd;
-    Dropout dropout = {p, keep, key};
+    Dropout dropout = dropout_at(p, keep, key, place);
     x += start;
     out += start;
     float sum = 0.0f;
@@ -56,11 +56,11 @@ layer_norm(T* out, float* stats, T* x, const T* before, const T* branch, const T
 // d_branch = dropout(d_x) where there is a branch.
 KERNEL(BLOCK)
 layer_norm_backward(T* d_x, T* d_branch, const T* d_out, const T* x, const float* stats, const T* weight,
-                    u32 n_rows, u32 n_embd, float p, float keep, u64 key) {
+                    u32 n_rows, u32 n_embd, float p, float keep, const u64* key, u64 place) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
     u64 start = (u64)row * n_embd;
-    Dropout dropout = {p, keep, key};
+    Dropout dropout = dropout_at(p, keep, key, place);
     x += start;
     d_x += start;
     d_out += start;
