@@ -1,13 +1,13 @@
 //! The operations of the seam: one or a few launches each.
 
 use super::{
-    Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP, grow,
+    Arg, BLOCK, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP, grow,
     memory_bytes, number_bytes, region_bytes, runs, warps,
 };
 use crate::Result;
 use crate::backend::{
-    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Plans, Region, Residual, Sizes,
-    Span, StepStats,
+    Activation, AdamW, AttentionShape, Backend, Dropout, Plans, Region, Residual, Sizes, Span,
+    StepStats,
 };
 
 impl<D: Device> Backend for Cuda<D> {
@@ -77,56 +77,10 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]) {
-        let n = inputs.len();
-        let n_targets = targets.iter().filter(|&&t| t != IGNORE).count();
-        // The inputs' places by token: the embedding's gradient has one writer per row.
-        let mut places: Vec<u32> = (0..n as u32).collect();
-        places.sort_by_key(|&i| inputs[i as usize]); // stable: ascending for each token
-        let (mut unique, mut starts) = (Vec::new(), Vec::new());
-        for (i, &place) in (0u32..).zip(&places) {
-            let token = inputs[place as usize];
-            if unique.last() != Some(&token) {
-                unique.push(token);
-                starts.push(i);
-            }
-        }
-        starts.push(n as u32);
-        let n_unique = [unique.len() as u32];
-        let mut words = Vec::with_capacity(5 * n + 2);
-        let mut part = |values: &[u32], len: usize| {
-            let at = words.len();
-            words.extend_from_slice(values);
-            words.resize(at + len, 0);
-            at * 4
-        };
-        let at = [
-            part(inputs, n),
-            part(targets, n),
-            part(&unique, n),
-            part(&n_unique, 1),
-            part(&starts, n + 1),
-            part(&places, n),
-        ];
-        match grow(&mut self.device, &mut self.batch.buffer, (5 * n + 2) * 4) {
-            Ok(()) => self.device.upload(self.batch.buffer.at, bytemuck::cast_slice(&words)),
+        if let Err(error) = self.batch.load(&mut self.device, inputs, targets) {
             // The step goes on without launching anything.
-            Err(error) => {
-                self.failed.get_or_insert(error);
-            }
+            self.failed.get_or_insert(error);
         }
-        let buffer = self.batch.buffer;
-        let [inputs, targets, unique, n_unique, starts, places] = at.map(|at| buffer.at.offset(at));
-        self.batch = Batch {
-            buffer,
-            n_tokens: n,
-            n_targets: n_targets as u64,
-            inputs,
-            targets,
-            unique,
-            n_unique,
-            starts,
-            places,
-        };
     }
 
     fn dropout_key(&mut self, key: u64) {
