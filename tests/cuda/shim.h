@@ -182,7 +182,8 @@ inline void order_fibres(unsigned n, Order order) {
 }
 
 inline void launch(const unsigned grid[3], unsigned n_threads, Order order, std::function<void()> body) {
-    static std::vector<char> stacks(STACK * MAX_THREADS);
+    // Never destroyed: libraries of kernels share it, and the one that was first may be unloaded first.
+    static std::vector<char>& stacks = *new std::vector<char>(STACK * MAX_THREADS);
     if (n_threads % WARP != 0 || n_threads > MAX_THREADS) {
         fprintf(stderr, "shim: a block of %u threads\n", n_threads);
         abort();

@@ -89,8 +89,10 @@ fn algorithms_are_timed_once() {
     let Some(driver) = fake_driver(Precision::F32, true) else { return };
     let folder = XELM.folder("cuda_plans");
     let pretrain = |run: &str, settings: &[(&str, &str)]| {
-        let args = XELM.pretrain_args(run, &["--steps", "3", "--save-every", "1", "--json"]);
-        let args = [&args[..], &["--device", "cuda", "--precision", "f32"]].concat();
+        let mut args = vec!["pretrain", "--run", run, "--batch", "2", "--n-ctx", "16", "--json"];
+        args.extend(["--n-layer", "1", "--n-embd", "32", "--n-head", "2"]);
+        args.extend(["--steps", "3", "--save-every", "1"]);
+        args.extend(["--device", "cuda", "--precision", "f32"]);
         let mut command = XELM.command(&args);
         command.env("LD_LIBRARY_PATH", &driver).envs(settings.iter().copied());
         command.output().unwrap()
@@ -132,7 +134,7 @@ fn algorithms_are_timed_once() {
     // Broken off in the third step; now another algorithm is faster.
     let begun = |name: &str| {
         let run = begin(&folder, name);
-        let output = pretrain(&run, &[&fast[..], &[("FAKE_FAIL_AFTER", "150")]].concat());
+        let output = pretrain(&run, &[&fast[..], &[("FAKE_FAIL_AFTER", "90")]].concat());
         assert!(error_line(&output).contains("CUDA_ERROR_LAUNCH_FAILED"));
         assert!(plans(&run).exists());
         run

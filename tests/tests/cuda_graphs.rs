@@ -54,6 +54,13 @@ fn a_micro_batch_is_a_graph() {
         // Five steps of two.
         assert_eq!(n, if library { 10 - 2 } else { 10 - 1 }, "cuBLASLt {library}");
     }
+    // Graphs hold algorithms: with those of a record they are made anew.
+    let backend = &mut Cuda::new(open());
+    let want = train(backend, config);
+    assert!(backend.repeat(&backend.plans().unwrap()));
+    let mut got = None;
+    assert_eq!(graphs_of(&mut || got = Some(train(backend, config))), 10 - 2);
+    assert!(got == Some(want));
     // A new model in the same memory and a change between training and evaluation.
     let work = |backend: &mut dyn Backend| {
         let mut losses = Vec::new();

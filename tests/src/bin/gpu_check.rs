@@ -86,6 +86,14 @@ fn ops() -> Result<bool> {
             let bound = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
             fine &= worst <= bound;
             println!("five_steps\t{name}\t{products}\t1\t{worst:.1e}\t{bound:.1e}");
+            operations::compare_residual_norm_with_its_steps(&mut backend, precision);
+            // By the same algorithms, graphs and single kernels have the same bits.
+            let untimed = || Ok::<_, Error>(open(precision, library)?.without_timing());
+            let graphs = train(&mut Cuda::new(untimed()?), config);
+            let same = graphs == train(&mut Cuda::new(untimed()?.without_graphs()), config);
+            fine &= same;
+            let off = f64::from(u8::from(!same));
+            println!("bits_of_graphs\t{name}\t{products}\t1\t{off:.1e}\t0");
         }
     }
     Ok(fine)

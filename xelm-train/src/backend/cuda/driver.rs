@@ -273,6 +273,9 @@ impl Device for Driver {
     }
 
     fn repeat(&mut self, plans: &Plans) -> bool {
+        self.submit();
+        // They hold the algorithms of before.
+        self.graphs.clear();
         self.cublaslt.as_mut().is_some_and(|library| library.repeat(plans))
     }
 
