@@ -1,7 +1,7 @@
 """Training speed of the same architecture in PyTorch: bf16 weights in products (autocast), f32 master weights,
 scaled_dot_product_attention, fused AdamW, torch.compile. Prints tokens per second.
 
-    gpu_torch.py 25M | 124M | 564M
+    gpu_torch.py 4M | 25M | 124M | 564M
 """
 
 import math
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 # Layers, width, heads, vocabulary, tokens of a sequence, sequences of a micro-batch: as in gpu_check.rs.
 SHAPES = {
+    "4M": (4, 256, 4, 4096, 256, 16),
     "25M": (8, 512, 8, 4096, 1024, 32),
     "124M": (12, 768, 12, 50304, 1024, 16),
     "564M": (24, 1024, 16, 256008, 2048, 8),

@@ -19,7 +19,6 @@ ENTRY(layer_norm),
 ENTRY(layer_norm_backward),
 ENTRY(layer_norm_columns),
 ENTRY(norm_of_sums),
-ENTRY(residual),
 ENTRY(square_sums),
 #ifndef XELM_F32
 ENTRY(attention_32),

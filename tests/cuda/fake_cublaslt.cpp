@@ -1,15 +1,20 @@
 // What xelm calls of libcublasLt.so, by the library's documentation: column-major matrices, the product of
 // op(A) and op(B) with alpha and beta, a bias per row of the result. FAKE_PRODUCTS names a file that receives
 // the number of products.
+//
+// FAKE_CANDIDATES=n: algorithms for every product, each of which adds in another order; all but the FAKE_FASTESTth
+// take twice its time. FAKE_LIBRARY: the library's version.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
+#include <functional>
 #include <initializer_list>
 
 namespace {
 
-enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum Status { SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum Type { F32 = 0, BF16 = 14 };
 const int COMPUTE_32F = 68;
 
@@ -27,9 +32,34 @@ struct Product {
 const int EPILOGUE_BIAS = 4;
 const uint64_t ALGORITHM = 0x616c676f;
 
+// Its number among the candidates is the last word.
 struct Algorithm {
     uint64_t data[8];
 };
+
+long setting(const char* name, long otherwise) {
+    const char* text = getenv(name);
+    return text ? atol(text) : otherwise;
+}
+
+// The driver is another library of this process.
+void* driver(const char* name) { return dlsym(dlopen("libcuda.so", RTLD_LAZY | RTLD_NOLOAD), name); }
+
+// Tells the driver that its card has worked.
+void spend(double ms) {
+    static auto fake_spend = (void (*)(double))driver("fake_spend");
+    fake_spend(ms);
+}
+
+// Puts work on a stream.
+int queue(const std::function<void()>& work) {
+    static auto fake_queue = (int (*)(const std::function<void()>*))driver("fake_queue");
+    return fake_queue(&work);
+}
+
+bool known(const Algorithm* a) {
+    return a->data[0] == ALGORITHM && a->data[7] < (uint64_t)setting("FAKE_CANDIDATES", 1);
+}
 
 struct Heuristic {
     Algorithm algorithm;
@@ -75,9 +105,37 @@ bool fit(const Product* p, const Layout* a, const Layout* b, const Layout* c, co
     return a->type == b->type && (d->type == a->type || d->type == F32) && c->type == d->type;
 }
 
+// D = alpha * op(A) * op(B) + beta * C.
+void multiply(Product p, uint64_t number, float alpha, const void* a, Layout la, const void* b, Layout lb, float beta,
+              const void* c, Layout lc, void* d, Layout ld) {
+    spend((long)number == setting("FAKE_FASTEST", 0) ? 1 : 2);
+    uint64_t depth = p.trans_a ? la.rows : la.cols;
+    for (uint64_t j = 0; j < ld.cols; j++) {
+        for (uint64_t i = 0; i < ld.rows; i++) {
+            double sum = 0;
+            float rough = 0;
+            for (uint64_t step = 0; step < depth; step++) {
+                uint64_t k = (step + 7 * number) % depth;
+                uint64_t in_a = p.trans_a ? i * la.ld + k : k * la.ld + i;
+                uint64_t in_b = p.trans_b ? k * lb.ld + j : j * lb.ld + k;
+                double product = (double)read(a, la.type, in_a) * read(b, lb.type, in_b);
+                sum += product;
+                rough += (float)product;
+            }
+            float value = alpha * (number == 0 ? (float)sum : rough);
+            if (beta != 0) value += beta * read(c, lc.type, j * lc.ld + i);
+            if (p.epilogue == EPILOGUE_BIAS) value += read(p.bias, ld.type, i);
+            write(d, ld.type, j * ld.ld + i, value);
+        }
+    }
+    n_products++;
+}
+
 } // namespace
 
 #define CALL(name, ...) extern "C" int name(__VA_ARGS__)
+
+extern "C" size_t cublasLtGetVersion() { return setting("FAKE_LIBRARY", 130000); }
 
 CALL(cublasLtCreate, void** handle) {
     *handle = (void*)1;
@@ -142,31 +200,25 @@ CALL(cublasLtMatmulAlgoGetHeuristic, void*, const Product* p, const Layout* a, c
     *n_found = 0;
     if (!fit(p, a, b, c, d) || requested < 1) return INVALID_VALUE;
     if (p->epilogue == EPILOGUE_BIAS && !p->bias) return NOT_SUPPORTED;
+    for (; *n_found < requested && *n_found < setting("FAKE_CANDIDATES", 1); found++) {
+        memset(found, 0, sizeof(*found));
+        found->algorithm.data[0] = ALGORITHM;
+        found->algorithm.data[7] = (*n_found)++;
+    }
+    return SUCCESS;
+}
+CALL(cublasLtMatmulAlgoCheck, void*, const Product* p, const Layout* a, const Layout* b, const Layout* c,
+     const Layout* d, const Algorithm* algorithm, Heuristic* found) {
+    if (!fit(p, a, b, c, d) || !known(algorithm)) return NOT_SUPPORTED;
     memset(found, 0, sizeof(*found));
-    found->algorithm.data[0] = ALGORITHM;
-    *n_found = 1;
     return SUCCESS;
 }
 CALL(cublasLtMatmul, void*, const Product* p, const float* alpha, const void* a, const Layout* la, const void* b,
      const Layout* lb, const float* beta, const void* c, const Layout* lc, void* d, const Layout* ld,
      const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void* stream) {
-    if (!fit(p, la, lb, lc, ld) || algorithm->data[0] != ALGORITHM || !stream) return INVALID_VALUE;
+    if (!fit(p, la, lb, lc, ld) || !known(algorithm) || !stream) return INVALID_VALUE;
     if (workspace_bytes > 0 && !workspace) return INVALID_VALUE;
-    uint64_t depth = p->trans_a ? la->rows : la->cols;
-    for (uint64_t j = 0; j < ld->cols; j++) {
-        for (uint64_t i = 0; i < ld->rows; i++) {
-            double sum = 0;
-            for (uint64_t k = 0; k < depth; k++) {
-                uint64_t in_a = p->trans_a ? i * la->ld + k : k * la->ld + i;
-                uint64_t in_b = p->trans_b ? k * lb->ld + j : j * lb->ld + k;
-                sum += (double)read(a, la->type, in_a) * read(b, lb->type, in_b);
-            }
-            float value = *alpha * (float)sum;
-            if (*beta != 0) value += *beta * read(c, lc->type, j * lc->ld + i);
-            if (p->epilogue == EPILOGUE_BIAS) value += read(p->bias, ld->type, i);
-            write(d, ld->type, j * ld->ld + i, value);
-        }
-    }
-    n_products++;
-    return SUCCESS;
+    auto work = [=, p = *p, la = *la, lb = *lb, lc = *lc, ld = *ld, number = algorithm->data[7], alpha = *alpha,
+                 beta = *beta] { multiply(p, number, alpha, a, la, b, lb, beta, c, lc, d, ld); };
+    return queue(work) ? EXECUTION_FAILED : SUCCESS;
 }

@@ -4,7 +4,8 @@
 //
 // FAKE_FAIL_AFTER=n: launches until the card is lost. FAKE_MEMORY=bytes, FAKE_COMPUTE=major*10+minor,
 // FAKE_CARDS=n. FAKE_OLD: the driver does not know the PTX's version. FAKE_ORDER: of the fibres, a number of
-// the shim's; a test in the same process changes it with fake_set_order and asks fake_count.
+// the shim's; a test in the same process changes it with fake_set_order and asks fake_count. FAKE_DRIVER: its
+// version.
 #include "launch.cpp"
 #include <map>
 #include <mutex>
@@ -26,6 +27,7 @@ enum Result {
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
+    INVALID_HANDLE = 400,
     CAPTURE_UNSUPPORTED = 900,
 };
 
@@ -52,11 +54,13 @@ std::map<uint64_t, size_t> allocated; // device memory: address, bytes
 size_t n_allocated = 0;
 int n_handles = 0; // streams, events, page-locked memory, modules, graphs
 std::set<std::string> launched;
+// Milliseconds that the card has worked: only what fake_spend says.
+double now = 0;
 long n_launches = 0, n_graph_launches = 0, n_allocations = 0;
 
-// What was queued on a stream while it was captured.
+// What was queued on a stream while it was captured; other threads have streams of their own.
 typedef std::vector<std::function<void()>> Graph;
-Graph* capture = nullptr;
+thread_local Graph* capture = nullptr;
 
 long setting(const char* name, long otherwise) {
     const char* text = getenv(name);
@@ -87,6 +91,14 @@ bool inside(uint64_t address, size_t n_bytes) {
     return address + n_bytes <= next->first + next->second;
 }
 
+// Does now, or later where a graph is being made.
+void act(const std::function<void()>& action) {
+    if (capture)
+        capture->push_back(action);
+    else
+        action();
+}
+
 int release_handle() {
     n_handles--;
     return SUCCESS;
@@ -102,6 +114,15 @@ int new_handle(H* handle) {
 
 } // namespace
 
+// A library's work takes time.
+extern "C" void fake_spend(double ms) { now += ms; }
+// What another library queues on a stream.
+extern "C" int fake_queue(const std::function<void()>* action) {
+    std::lock_guard<std::mutex> alone(lock);
+    if (int error = check()) return error;
+    act(*action);
+    return SUCCESS;
+}
 extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 // Allocations so far, launches so far, graph launches so far.
 extern "C" int64_t fake_count(unsigned what) {
@@ -130,6 +151,10 @@ CALL(cuGetErrorName, int error, const char** name) {
     return SUCCESS;
 }
 CALL(cuGetErrorString, int error, const char** text) { return cuGetErrorName(error, text); }
+CALL(cuDriverGetVersion, int* version) {
+    *version = (int)setting("FAKE_DRIVER", 13000);
+    return SUCCESS;
+}
 CALL(cuDeviceGetCount, int* n) {
     *n = (int)setting("FAKE_CARDS", 1);
     return initialized ? SUCCESS : NOT_INITIALIZED;
@@ -224,20 +249,36 @@ CALL(cuStreamDestroy_v2, void*) {
     ALONE;
     return release_handle();
 }
-CALL(cuEventCreate, void** event, unsigned) {
+struct Event {
+    bool timed;
+    double at;
+};
+CALL(cuEventCreate, Event** event, unsigned flags) {
     ALONE;
-    return new_handle(event);
+    if (int error = new_handle(event)) return error;
+    *event = new Event{(flags & 2) == 0, -1};
+    return SUCCESS;
 }
-CALL(cuEventRecord, void*, void*) {
+CALL(cuEventRecord, Event* event, void*) {
     ALONE;
-    return check();
+    if (int error = check()) return error;
+    event->at = now;
+    return SUCCESS;
 }
-CALL(cuEventSynchronize, void*) {
+CALL(cuEventSynchronize, Event*) {
     ALONE;
-    return check();
+    return check_waiting();
 }
-CALL(cuEventDestroy_v2, void*) {
+CALL(cuEventElapsedTime_v2, float* ms, const Event* from, const Event* to) {
     ALONE;
+    if (int error = check_waiting()) return error;
+    if (!from->timed || !to->timed || from->at < 0 || to->at < 0) return INVALID_HANDLE;
+    *ms = (float)(to->at - from->at);
+    return SUCCESS;
+}
+CALL(cuEventDestroy_v2, Event* event) {
+    ALONE;
+    delete event;
     return release_handle();
 }
 CALL(cuModuleLoadData, void** module, const char* image) {
@@ -357,9 +398,9 @@ CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void*) {
 }
 CALL(cuMemsetD8Async, uint64_t at, unsigned char value, size_t n_bytes, void*) {
     ALONE;
-    if (int error = check_waiting()) return error;
+    if (int error = check()) return error;
     if (!inside(at, n_bytes)) return ILLEGAL_ADDRESS;
-    memset((void*)at, value, n_bytes);
+    act([=] { memset((void*)at, value, n_bytes); });
     return SUCCESS;
 }
 CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -369,15 +410,11 @@ CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned g
     if (by != 1 || bz != 1 || shared != 0 || extra || gx == 0 || gy - 1 >= 65535 || gz - 1 >= 65535)
         return INVALID_VALUE;
     // A launch fails later than it is queued.
-    auto run = [=, kernel = function->bind(args)] {
+    act([=, kernel = function->bind(args)] {
         unsigned grid[3] = {gx, gy, gz};
         n_launches++;
         launched.insert(function->name);
         if (!lost()) shim::launch(grid, bx, order, kernel);
-    };
-    if (capture)
-        capture->push_back(run);
-    else
-        run();
+    });
     return SUCCESS;
 }

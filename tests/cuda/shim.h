@@ -182,7 +182,8 @@ inline void order_fibres(unsigned n, Order order) {
 }
 
 inline void launch(const unsigned grid[3], unsigned n_threads, Order order, std::function<void()> body) {
-    static std::vector<char> stacks(STACK * MAX_THREADS);
+    // Never destroyed: libraries of kernels share it, and the one that was first may be unloaded first.
+    static std::vector<char>& stacks = *new std::vector<char>(STACK * MAX_THREADS);
     if (n_threads % WARP != 0 || n_threads > MAX_THREADS) {
         fprintf(stderr, "shim: a block of %u threads\n", n_threads);
         abort();
@@ -215,6 +216,8 @@ inline void launch(const unsigned grid[3], unsigned n_threads, Order order, std:
                 running = 0;
                 shim_switch(&scheduler, fibres[0].stack_pointer);
             }
+    // Its code may be unloaded before the next launch.
+    kernel = nullptr;
 }
 
 } // namespace shim
@@ -236,6 +239,7 @@ V __shfl_xor_sync(unsigned, V value, unsigned mask) {
 }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 using std::isfinite;
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;

@@ -4,7 +4,7 @@ use xelm_runtime::config::{Activation, Config};
 use xelm_runtime::rng::Rng;
 use xelm_train::backend::cuda::Precision;
 use xelm_train::backend::{
-    AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Sizes, Span, StepStats,
+    AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Residual, Sizes, Span, StepStats,
 };
 use xelm_train::model::{DropoutPlan, Model, Recompute, init};
 
@@ -113,12 +113,12 @@ impl Case {
         }
         backend.load_batch(&self.inputs, &self.targets);
         (self.call)(backend);
-        let read = |&span: &Span| {
+        let mut read = |&span: &Span| {
             let mut values = vec![0.0; span.len];
             backend.read(span, &mut values).unwrap();
             values
         };
-        let values = self.compared.iter().map(read).collect();
+        let values = self.compared.iter().map(&mut read).collect();
         Outcome { values, stats: backend.finish_step().unwrap() }
     }
 }
@@ -175,7 +175,7 @@ pub fn all() -> Vec<Case> {
         layer_norm(),
         linear(),
         activation(),
-        residual(),
+        residual_norm(),
         attention(),
         head(),
         optimizer(),
@@ -202,10 +202,13 @@ pub fn embedding() -> Vec<Case> {
     cases
 }
 
+/// Rows and columns of a norm.
+const NORMS: [(usize, usize); 4] = [(1, 1), (13, 33), (70, 128), (9, 8)];
+
 /// Layer norm.
 pub fn layer_norm() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (n, c) in [(1, 1), (13, 33), (70, 128), (9, 8)] {
+    for (n, c) in NORMS {
         let mut case = Case::new(format!("layer_norm {n}x{c}"));
         let (out, stats) = (case.output(Activations, n * c), case.output(Statistics, n * 2));
         let x = case.input(Activations, n * c);
@@ -267,22 +270,105 @@ pub fn activation() -> Vec<Case> {
 
 const DROPOUTS: [Dropout; 2] = [Dropout::NONE, Dropout { p: 0.3, key: 0x0123_4567_89AB_CDEF }];
 
-/// Residual connections, with dropout.
-pub fn residual() -> Vec<Case> {
+/// Residual connections with the norm that follows, with dropout.
+pub fn residual_norm() -> Vec<Case> {
     let mut cases = Vec::new();
     for dropout in DROPOUTS {
-        for n in [1, 1003, 4096] {
-            let mut case = Case::new(format!("residual p={} {n}", dropout.p));
-            let (out, x) = (case.output(Activations, n), case.input(Activations, n));
-            let branch = case.input(Activations, n);
-            cases.push(case.calling(move |b| b.residual(out, x, branch, dropout)));
+        for (n, c) in NORMS {
+            let mut case = Case::new(format!("residual_norm p={} {n}x{c}", dropout.p));
+            let (out, stats) = (case.output(Activations, n * c), case.output(Statistics, n * 2));
+            let stream = case.output(Activations, n * c);
+            let (x, branch) = (case.input(Activations, n * c), case.input(Activations, n * c));
+            let residual = Residual { x, branch, dropout };
+            let (weight, bias) = (case.input(Params, c), case.input(Params, c));
+            cases.push(case.calling(move |b| {
+                b.residual_norm(out, stats, stream, residual, weight, bias, 1e-2);
+            }));
 
-            let mut case = Case::new(format!("residual_backward p={} {n}", dropout.p));
-            let (d_branch, d_out) = (case.output(Activations, n), case.input(Activations, n));
-            cases.push(case.calling(move |b| b.residual_backward(d_branch, d_out, dropout)));
+            let mut case = Case::new(format!("residual_norm_backward p={} {n}x{c}", dropout.p));
+            let (out, stats) = (case.output(Activations, n * c), case.output(Statistics, n * 2));
+            let (x, d_out) = (case.input(Activations, n * c), case.input(Activations, n * c));
+            let (weight, bias) = (case.input(Params, c), case.input(Params, c));
+            let (d_x, d_branch) =
+                (case.changed(Activations, n * c), case.output(Activations, n * c));
+            let (d_weight, d_bias) = (case.changed(Grads, c), case.changed(Grads, c));
+            cases.push(case.calling(move |b| {
+                b.layer_norm(out, stats, x, weight, bias, 1e-2);
+                b.residual_norm_backward(
+                    d_x, d_branch, dropout, d_weight, d_bias, d_out, x, stats, weight,
+                );
+            }));
         }
     }
     cases
+}
+
+/// A residual connection and its norm as one operation have the bits of one step after the other, forward and
+/// backward.
+///
+/// # Panics
+/// They have others.
+pub fn compare_residual_norm_with_its_steps(backend: &mut dyn Backend, precision: Precision) {
+    for dropout in DROPOUTS {
+        for (n, c) in NORMS {
+            let case = &mut Case::new(format!("steps p={} {n}x{c}", dropout.p));
+            let rows = |case: &mut Case| case.input(Activations, n * c);
+            let (x, branch, d_out, d_stream) = (rows(case), rows(case), rows(case), rows(case));
+            let [stream, out, d_branch, stream2, out2, d_stream2] = [(); 6].map(|()| rows(case));
+            let [stats, stats2] = [(); 2].map(|()| case.input(Statistics, 2 * n));
+            let (weight, bias) = (case.input(Params, c), case.input(Params, c));
+            let [d_weight, d_bias, d_weight2, d_bias2] = [(); 4].map(|()| case.input(Grads, c));
+            case.run(backend, precision);
+            let read = |backend: &mut dyn Backend, span: Span| {
+                let mut values = vec![0.0; span.len];
+                backend.read(span, &mut values).unwrap();
+                values
+            };
+            let rounded = |x: f32| if precision == Precision::Bf16 { to_bf16(x) } else { x };
+            let compare = |backend: &mut dyn Backend, spans: &[(Span, Span)]| {
+                for (i, &(one, other)) in spans.iter().enumerate() {
+                    let mut bits =
+                        |span| read(backend, span).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(one), bits(other), "{case:?} {precision:?}: {i}");
+                }
+            };
+
+            let (before, added) = (read(backend, x), read(backend, branch));
+            let sums: Vec<f32> = (0u64..)
+                .zip(before.iter().zip(added))
+                .map(|(i, (&x, branch))| rounded(x + branch * dropout.factor(i)))
+                .collect();
+            backend.write(stream2, &sums);
+            let residual = Residual { x, branch, dropout };
+            backend.residual_norm(out, stats, stream, residual, weight, bias, 1e-5);
+            backend.layer_norm(out2, stats2, stream2, weight, bias, 1e-5);
+            compare(backend, &[(stream, stream2), (out, out2), (stats, stats2)]);
+
+            for (from, to) in [(d_stream, d_stream2), (d_weight, d_weight2), (d_bias, d_bias2)] {
+                let values = read(backend, from);
+                backend.write(to, &values);
+            }
+            backend.residual_norm_backward(
+                d_stream, d_branch, dropout, d_weight, d_bias, d_out, stream, stats, weight,
+            );
+            backend
+                .layer_norm_backward(d_stream2, d_weight2, d_bias2, d_out, stream2, stats2, weight);
+            let left: Vec<f32> = (0u64..)
+                .zip(read(backend, d_stream2))
+                .map(|(i, d)| rounded(d * dropout.factor(i)))
+                .collect();
+            backend.write(stream2, &left);
+            compare(
+                backend,
+                &[
+                    (d_stream, d_stream2),
+                    (d_weight, d_weight2),
+                    (d_bias, d_bias2),
+                    (d_branch, stream2),
+                ],
+            );
+        }
+    }
 }
 
 /// Sequences, positions, heads, size of a head: for the plain kernels (sizes that are no multiple of 8,

@@ -159,9 +159,19 @@ pub fn fake_driver(precision: Precision, with_cublaslt: bool) -> Option<PathBuf>
     Some(folder)
 }
 
+static PUTTING: Mutex<()> = Mutex::new(());
+
 fn put(built: &Path, folder: &Path, name: &str) {
+    let _alone = PUTTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let to = folder.join(name);
+    // The folder's name has the hash of what is in it, and another process may have opened it.
+    if to.exists() {
+        return;
+    }
     fs::create_dir_all(folder).expect("a folder for the driver");
-    fs::copy(built, folder.join(name)).expect("the library is copied");
+    let unfinished = folder.join(format!("{name}.{}.tmp", std::process::id()));
+    fs::copy(built, &unfinished).expect("the library is copied");
+    fs::rename(&unfinished, to).expect("the library moves into place");
 }
 
 /// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the runtime's kernels on this CPU. None as in
@@ -173,10 +183,16 @@ pub fn fake_runtime_driver() -> Option<PathBuf> {
     Some(folder)
 }
 
-/// The driver of [`fake_runtime_driver`] in this process: whoever looks for `libcuda.so` from now on finds it.
+/// A driver in this process: whoever looks for `libcuda.so` from now on finds it.
 #[derive(Debug)]
 pub struct FakeDriver {
     library: libloading::Library,
+    _cublaslt: Option<libloading::Library>,
+}
+
+fn open(path: &Path) -> libloading::Library {
+    // SAFETY: the library is the one just compiled; its initialisers are those of the shim.
+    unsafe { libloading::Library::new(path) }.expect("the compiled library opens")
 }
 
 /// What a [`FakeDriver`] counts, from its beginning on.
@@ -191,12 +207,18 @@ pub struct Counts {
 }
 
 impl FakeDriver {
-    /// Loads the driver. None as in [`Shim::new`].
+    /// Loads the driver of [`fake_runtime_driver`]. None as in [`Shim::new`].
     pub fn load() -> Option<Self> {
-        let path = build(Set::Runtime, "fake_driver.cpp", "driver")?;
-        // SAFETY: the library is the one just compiled; its initialisers are those of the shim.
-        let library = unsafe { libloading::Library::new(path) }.expect("the compiled driver opens");
-        Some(FakeDriver { library })
+        let library = open(&build(Set::Runtime, "fake_driver.cpp", "driver")?);
+        Some(FakeDriver { library, _cublaslt: None })
+    }
+
+    /// Loads the driver of [`fake_driver`] with its `libcublasLt.so`. None as in [`Shim::new`].
+    pub fn load_for_training(precision: Precision) -> Option<Self> {
+        let set = Set::Train(precision);
+        let library = open(&build(set, "fake_driver.cpp", "driver")?);
+        let cublaslt = open(&build(set, "fake_cublaslt.cpp", "cublaslt")?);
+        Some(FakeDriver { library, _cublaslt: Some(cublaslt) })
     }
 
     /// In which order the threads of a block take turns from now on.
@@ -281,8 +303,9 @@ fn build(set: Set, source: &str, what: &str) -> Option<PathBuf> {
             "-Werror",
         ])
         .args(set.defines())
-        // The name by which programs look for a driver.
+        // The names by which programs look for a driver and its library.
         .args((what == "driver").then_some("-Wl,-soname,libcuda.so"))
+        .args((what == "cublaslt").then_some("-Wl,-soname,libcublasLt.so"))
         .args(flags.split_whitespace())
         .arg("-I")
         .arg(&kernels)
@@ -322,7 +345,7 @@ impl Device for Shim {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
     }
 
-    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+    fn download(&mut self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
         self.check()?;
         let to = bytes.as_mut_ptr();
         // SAFETY: the address lies in memory of this device that holds as many bytes.

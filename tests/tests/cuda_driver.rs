@@ -41,6 +41,17 @@ fn begin(folder: &Path, name: &str) -> String {
     run
 }
 
+/// The recorded algorithms of all shapes: at least one of each product of a step.
+fn algorithms(run: &str) -> Vec<String> {
+    let path = Path::new(run).join("seed/plans.json");
+    let recorded: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(recorded["card"], "Fake card 0");
+    assert_eq!(recorded["library"], 130_000);
+    let algorithms = recorded["algorithms"].as_object().unwrap();
+    assert!(algorithms.len() >= 4 * 3 + 3, "{algorithms:?}");
+    algorithms.values().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
 /// With the library for products: those of every operation come out as the CPU's.
 #[test]
 fn a_card_with_cublaslt() {
@@ -63,10 +74,95 @@ fn a_card_with_cublaslt() {
         let got = run(&driver, &settings, &[&args(&on_card)[..], &device].concat()).unwrap();
         let got = loss(got);
         assert!((got - want).abs() < bound, "{name}: {got}, on the CPU {want}");
-        // Two layers of four products, forward and twice backward, and three of the head, a step.
+        // Two layers of four products, forward and twice backward, and three of the head, a step; each shape
+        // is tried once before.
         let products = fs::read_to_string(counts).unwrap();
-        assert_eq!(products.trim(), (4 * (2 * 4 * 3 + 3)).to_string(), "{name}");
+        let tried = algorithms(&on_card).len();
+        assert_eq!(products.trim(), (4 * (2 * 4 * 3 + 3) + tried).to_string(), "{name}");
     }
+}
+
+/// Of several algorithms the fastest one multiplies, and goes on multiplying when the job is resumed, whatever is
+/// the fastest then. What was tried leaves no trace.
+#[test]
+fn algorithms_are_timed_once() {
+    let Some(driver) = fake_driver(Precision::F32, true) else { return };
+    let folder = XELM.folder("cuda_plans");
+    let pretrain = |run: &str, settings: &[(&str, &str)]| {
+        let mut args = vec!["pretrain", "--run", run, "--batch", "2", "--n-ctx", "16", "--json"];
+        args.extend(["--n-layer", "1", "--n-embd", "32", "--n-head", "2"]);
+        args.extend(["--steps", "3", "--save-every", "1"]);
+        args.extend(["--device", "cuda", "--precision", "f32"]);
+        let mut command = XELM.command(&args);
+        command.env("LD_LIBRARY_PATH", &driver).envs(settings.iter().copied());
+        command.output().unwrap()
+    };
+    let trained = |name: &str, settings: &[(&str, &str)]| {
+        let run = begin(&folder, name);
+        let output = pretrain(&run, settings);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        run
+    };
+    let checkpoint = |run: &str| fs::read(Path::new(run).join("seed/checkpoint.gguf")).unwrap();
+    let plans = |run: &str| Path::new(run).join("seed/plans.json");
+    // By which algorithm all products are computed.
+    let number = |run: &str| {
+        let all = algorithms(run)
+            .into_iter()
+            .map(|text| u64::from_str_radix(&text[7 * 16..], 16).unwrap());
+        let mut all: Vec<u64> = all.collect();
+        all.dedup();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0]
+    };
+
+    let one = trained("one", &[]);
+    let first = trained("first", &[("FAKE_CANDIDATES", "3")]);
+    assert!(checkpoint(&first) == checkpoint(&one), "the timing has left a trace");
+    let old = trained(
+        "old",
+        &[("FAKE_CANDIDATES", "3"), ("FAKE_FASTEST", "2"), ("FAKE_DRIVER", "12060")],
+    );
+    assert!(checkpoint(&old) == checkpoint(&one), "a driver that tells no times");
+
+    let fast = [("FAKE_CANDIDATES", "3"), ("FAKE_FASTEST", "2")];
+    let whole = trained("whole", &fast);
+    assert_eq!(number(&one), 0);
+    assert_eq!(number(&whole), 2);
+    assert!(checkpoint(&whole) != checkpoint(&one), "all algorithms have the same bits");
+
+    // Broken off in the third step; now another algorithm is faster.
+    let begun = |name: &str| {
+        let run = begin(&folder, name);
+        let output = pretrain(&run, &[&fast[..], &[("FAKE_FAIL_AFTER", "90")]].concat());
+        assert!(error_line(&output).contains("CUDA_ERROR_LAUNCH_FAILED"));
+        assert!(plans(&run).exists());
+        run
+    };
+    let later = [("FAKE_CANDIDATES", "3"), ("FAKE_FASTEST", "1")];
+    let resumed = begun("resumed");
+    let output = pretrain(&resumed, &later);
+    assert!(output.status.success());
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("anew"));
+    assert!(checkpoint(&resumed) == checkpoint(&whole), "the algorithms were chosen again");
+    assert_eq!(number(&resumed), 2);
+
+    // A record that is of no use: of another library, of an algorithm that is no more, of nothing.
+    let moved = begun("moved");
+    let other = fs::read_to_string(plans(&moved)).unwrap().replace("130000", "120805");
+    fs::write(plans(&moved), other).unwrap();
+    let output = pretrain(&moved, &later);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("120805") && said.contains("chosen anew"), "{said}");
+    assert_eq!(number(&moved), 1);
+    assert!(checkpoint(&moved) != checkpoint(&whole));
+    let gone = begun("gone");
+    assert!(pretrain(&gone, &[("FAKE_CANDIDATES", "2"), ("FAKE_FASTEST", "1")]).status.success());
+    assert_eq!(number(&gone), 1);
+    let broken = begun("broken");
+    fs::write(plans(&broken), "{}").unwrap();
+    let error = error_line(&pretrain(&broken, &later));
+    assert!(error.contains("plans.json") && error.contains("remove it"), "{error}");
 }
 
 #[test]
@@ -122,7 +218,7 @@ fn a_machine_with_a_card() {
     // A card that is lost loses nothing.
     let lost = begin("lost");
     for _ in 0..2 {
-        let error = pretrain(&lost, &[("FAKE_FAIL_AFTER", "400")], &on_card).unwrap_err();
+        let error = pretrain(&lost, &[("FAKE_FAIL_AFTER", "300")], &on_card).unwrap_err();
         assert!(error.contains("CUDA_ERROR_LAUNCH_FAILED") && error.contains("resume"), "{error}");
     }
     let resumed = json(&pretrain(&lost, &[], &on_card).unwrap());

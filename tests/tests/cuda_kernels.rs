@@ -58,8 +58,18 @@ fn activation() {
 }
 
 #[test]
-fn residual() {
-    check(operations::residual());
+fn residual_norm() {
+    check(operations::residual_norm());
+}
+
+/// What is done in one pass has the bits of one step after the other.
+#[test]
+fn residual_norm_has_the_bits_of_its_steps() {
+    operations::compare_residual_norm_with_its_steps(&mut Cpu::new(), Precision::F32);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let Some(shim) = Shim::new(precision, Order::Forward) else { return };
+        operations::compare_residual_norm_with_its_steps(&mut Cuda::new(shim), precision);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn step(backend: &mut Cpu, model: &Model, inputs: &[u32], targets: &[u32]) -> St
     backend.finish_step().unwrap()
 }
 
-fn read(backend: &Cpu, span: xelm_train::backend::Span) -> Vec<f32> {
+fn read(backend: &mut Cpu, span: xelm_train::backend::Span) -> Vec<f32> {
     let mut values = vec![0.0; span.len];
     backend.read(span, &mut values).unwrap();
     values
@@ -27,7 +27,7 @@ fn read(backend: &Cpu, span: xelm_train::backend::Span) -> Vec<f32> {
 /// Every gradient by name: ≤ 1e-4 of the tensor's largest; the keys' bias, whose true gradient is 0,
 /// ≤ 1e-8.
 fn check_gradients(
-    backend: &Cpu,
+    backend: &mut Cpu,
     model: &Model,
     prefix: &str,
     expected: &xelm_tests::oracle::Tensors,
@@ -331,7 +331,7 @@ fn bf16_gradients_are_those_of_f32_rounded() {
         let model = Model::place(&mut backend, config, 2, 21, Recompute::None).unwrap();
         init(&mut backend, &model.params, &config, 9);
         let stats = step(&mut backend, &model, &inputs, &targets);
-        (stats.loss, read(&backend, model.params.all.of(Region::Grads)))
+        (stats.loss, read(&mut backend, model.params.all.of(Region::Grads)))
     };
     let ((loss, want), (rounded_loss, got)) = (run(Cpu::new()), run(Cpu::bf16()));
     let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();

@@ -40,8 +40,13 @@ const UNSAFE: &[&str] = &[
     "xelm-runtime/src/pool.rs",                  // passes on the promise of its crew
     "xelm-train/src/backend/cpu/gemm/kernel.rs", // vector registers and pointers
     "xelm-train/src/backend/cpu/gemm/vector.rs", // vector instructions
+    "xelm-train/src/backend/cuda/cards.rs",      // calls the CUDA driver
+    "xelm-train/src/backend/cuda/clock.rs",      // calls the CUDA driver
     "xelm-train/src/backend/cuda/cublaslt.rs",   // calls the cuBLASLt library
     "xelm-train/src/backend/cuda/driver.rs",     // calls the CUDA driver
+    "xelm-train/src/backend/cuda/graphs.rs",     // calls the CUDA driver
+    "xelm-train/src/backend/cuda/plan.rs",       // calls the cuBLASLt library
+    "xelm-train/src/backend/cuda/staging.rs",    // calls the CUDA driver
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

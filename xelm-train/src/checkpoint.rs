@@ -57,7 +57,7 @@ pub fn save(
     path: &Path,
     info: &CheckpointInfo,
     model: &Model,
-    backend: &dyn Backend,
+    backend: &mut dyn Backend,
 ) -> Result<()> {
     let wrong = Error::file(path);
     let tensors = model.params.tensors(&info.config);

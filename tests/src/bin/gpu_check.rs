@@ -86,21 +86,40 @@ fn ops() -> Result<bool> {
             let bound = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
             fine &= worst <= bound;
             println!("five_steps\t{name}\t{products}\t1\t{worst:.1e}\t{bound:.1e}");
+            operations::compare_residual_norm_with_its_steps(&mut backend, precision);
+            // By the same algorithms, graphs and single kernels have the same bits.
+            let untimed = || Ok::<_, Error>(open(precision, library)?.without_timing());
+            let graphs = train(&mut Cuda::new(untimed()?), config);
+            let same = graphs == train(&mut Cuda::new(untimed()?.without_graphs()), config);
+            fine &= same;
+            let off = f64::from(u8::from(!same));
+            println!("bits_of_graphs\t{name}\t{products}\t1\t{off:.1e}\t0");
         }
     }
     Ok(fine)
 }
 
 /// Layers, width, heads, vocabulary, tokens of a sequence, sequences of a micro-batch.
-const SHAPES: [(&str, [usize; 6]); 3] = [
+const SHAPES: [(&str, [usize; 6]); 4] = [
+    ("4M", [4, 256, 4, 4096, 256, 16]),
     ("25M", [8, 512, 8, 4096, 1024, 32]),
     ("124M", [12, 768, 12, 50_304, 1024, 16]),
     ("564M", [24, 1024, 16, 256_008, 2048, 8]),
 ];
 
+/// A name, and what it changes.
+type Way = (&'static str, fn(Driver) -> Driver);
+/// How products are computed and kernels are started.
+const WAYS: [Way; 4] = [
+    ("cuBLASLt", |driver| driver),
+    ("cuBLASLt untimed", Driver::without_timing),
+    ("cuBLASLt without graphs", Driver::without_graphs),
+    ("own products", Driver::without_cublaslt),
+];
+
 /// Tokens per second in bf16, with the library and without, beside the rate of its products.
 fn speed() -> Result<bool> {
-    println!("model\tproducts\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
+    println!("model\tway\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
     let gemm = gemm_rate()?;
     for (name, [n_layer, n_embd, n_head, n_vocab, n_ctx, n_batch]) in SHAPES {
         let config = Config {
@@ -113,8 +132,8 @@ fn speed() -> Result<bool> {
             activation: Activation::GeluErf,
             norm_eps: 1e-5,
         };
-        for library in [true, false] {
-            let backend = &mut Cuda::new(open(Precision::Bf16, library)?);
+        for (way, with) in WAYS {
+            let backend = &mut Cuda::new(with(open(Precision::Bf16, true)?));
             let model = Model::place(backend, config, n_batch, n_ctx, Recompute::None)?;
             init(backend, &model.params, &config, 1);
             let n = n_batch * n_ctx;
@@ -143,9 +162,8 @@ fn speed() -> Result<bool> {
             // 6 per weight of a product, and the attention's two products, halved by causality.
             let flop = 6.0 * (config.n_params() + n_layer * n_embd * n_ctx) as f64;
             let tflops = rate * flop / 1e12;
-            let products = if library { "cuBLASLt" } else { "own" };
             let share = 100.0 * tflops / gemm;
-            println!("{name}\t{products}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
+            println!("{name}\t{way}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
         }
     }
     Ok(true)

@@ -8,9 +8,11 @@
 
 mod cpu;
 pub mod cuda;
+mod plans;
 
 use crate::Result;
 pub use cpu::{Cpu, matmul};
+pub use plans::Plans;
 pub use xelm_runtime::config::Activation;
 
 /// Kinds of numbers, each a region of memory of its own. A backend chooses the precision of each.
@@ -107,13 +109,18 @@ pub struct AttentionShape {
 pub struct Dropout {
     /// Probability of dropping a number; 0 for none.
     pub p: f32,
-    /// Distinguishes seed, step, layer and place.
+    /// Distinguishes layer and place, and once it is [`Dropout::keyed`] micro-batches too.
     pub key: u64,
 }
 
 impl Dropout {
     /// No dropout.
     pub const NONE: Dropout = Dropout { p: 0.0, key: 0 };
+
+    /// The same place in the micro-batch of a key.
+    pub fn keyed(self, key: u64) -> Dropout {
+        Dropout { key: self.key ^ key, ..self }
+    }
 
     /// What number `i` is multiplied with: 0, or 1 / (1 − p).
     #[inline(always)]
@@ -128,6 +135,17 @@ impl Dropout {
         let uniform = ((z ^ (z >> 31)) >> 40) as f32 * (1.0 / 16_777_216.0);
         if uniform < self.p { 0.0 } else { 1.0 / (1.0 - self.p) }
     }
+}
+
+/// What a residual connection adds up: x + dropout(branch).
+#[derive(Clone, Copy, Debug)]
+pub struct Residual {
+    /// The stream as it was.
+    pub x: Span,
+    /// The sublayer's output, as large.
+    pub branch: Span,
+    /// What is dropped of it.
+    pub dropout: Dropout,
 }
 
 /// AdamW's settings for one step.
@@ -189,17 +207,29 @@ pub trait Backend {
     fn allocate(&mut self, sizes: Sizes) -> Result<()>;
     /// Bytes of the device's memory that are held now, work memory included.
     fn n_bytes(&self) -> usize;
+    /// How it computes what it can compute in several ways; none where there is no choice.
+    fn plans(&self) -> Option<Plans> {
+        None
+    }
+    /// Computes from now on as recorded; false where the record is that of another device.
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        let _ = plans;
+        false
+    }
     /// Copies numbers from the host.
     fn write(&mut self, to: Span, values: &[f32]);
     /// Copies numbers to the host.
     ///
     /// # Errors
     /// The device failed; the numbers are worthless.
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()>;
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()>;
     /// Sets numbers to zero.
     fn zero(&mut self, x: Span);
     /// Hands over the inputs and targets of a micro-batch, `[N]` each; targets may be [`IGNORE`].
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]);
+    /// The key of dropout in what follows, 0 at first: apart from the operations, so that those of all
+    /// micro-batches are the same.
+    fn dropout_key(&mut self, key: u64);
 
     /// `out[n] = scale · table[input[n]] + positions[n mod T]`; `out` `[N, C]`, `table` `[V, C]`,
     /// `positions` `[T, C]`.
@@ -210,6 +240,17 @@ pub trait Backend {
     /// out = (x − mean) / √(variance + eps) · weight + bias for each row of `weight.len` numbers;
     /// `stats` `[N, 2]` keeps mean and reciprocal deviation.
     fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32);
+    /// stream = x + dropout(branch), and [`Backend::layer_norm`] of it, in one pass.
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    );
     /// d_x **+=** the gradient of [`Backend::layer_norm`]'s input.
     fn layer_norm_backward(
         &mut self,
@@ -218,6 +259,21 @@ pub trait Backend {
         d_bias: Span,
         d_out: Span,
         x: Span,
+        stats: Span,
+        weight: Span,
+    );
+
+    /// The gradients of [`Backend::residual_norm`] in one pass: d_stream **+=** that of its stream, which is
+    /// that of its `x` too, and d_branch = dropout(d_stream).
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
         stats: Span,
         weight: Span,
     );
@@ -255,12 +311,6 @@ pub trait Backend {
         dropout: Dropout,
     );
 
-    /// out = x + dropout(branch).
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout);
-    /// d_branch = dropout(d_out): the gradient of [`Backend::residual`]'s branch (that of its `x` is
-    /// `d_out` itself).
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout);
-
     /// Output layer and cross-entropy in chunks: logits = x · tableᵀ, adds the summed loss and the
     /// number of targets to the step's statistics, writes d_x and adds to d_table the gradients of
     /// loss · `scale`.
@@ -288,5 +338,5 @@ pub trait Backend {
     ///
     /// # Errors
     /// The device failed.
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>>;
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>>;
 }

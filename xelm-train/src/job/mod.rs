@@ -3,6 +3,7 @@
 
 mod claim;
 mod log;
+mod plans;
 mod rehearsal;
 mod spike;
 mod state;
@@ -20,6 +21,7 @@ use crate::settings::TrainSettings;
 use crate::stream::Stream;
 use crate::{Error, Result};
 use log::Log;
+use plans::PlansFile;
 use serde::{Deserialize, Serialize};
 use spike::Spikes;
 use std::fs;
@@ -155,6 +157,7 @@ impl Job {
         };
         drop(saved);
 
+        let mut plans = PlansFile::open(&self.folder, &self.spec.name, backend, report)?;
         let (mut log, losses) = Log::open(self.folder.join(LOG), start)?;
         let mut spikes = Spikes::after(&losses);
         report.begin(&self.spec.name, start, settings.steps);
@@ -194,6 +197,7 @@ impl Job {
             if is_last || done.is_multiple_of(self.cadence.save_every) {
                 // Whoever lost the job to another process must not write over what that one does.
                 claim.check()?;
+                plans.update(backend)?;
                 checkpoint::save(&path, &self.info(done, tokens, adam_steps)?, &model, backend)?;
             }
             let new_tokens = (done - start) * tokens_per_step;

@@ -61,7 +61,7 @@ pub(super) fn valid_loss(
 }
 
 /// The name of a tensor whose values or gradients are not finite.
-pub(super) fn locate(model: &Model, backend: &dyn Backend) -> Result<String> {
+pub(super) fn locate(model: &Model, backend: &mut dyn Backend) -> Result<String> {
     let tensors = model.params.tensors(&model.config);
     for (what, region) in [("", Region::Params), ("the gradient of ", Region::Grads)] {
         let spans: Vec<_> = tensors.iter().map(|t| t.span.of(region)).collect();

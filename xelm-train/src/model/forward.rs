@@ -1,50 +1,66 @@
-//! The forward pass of XGLM (Lin et al., EMNLP 2022), keeping what the backward pass needs.
+//! The forward pass of XGLM (Lin et al., EMNLP 2022), keeping what the backward pass needs. A residual connection
+//! and the norm that reads its sum are one operation.
 
-use super::{DropoutPlan, Model, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT};
-use crate::backend::{Backend, Span};
+use super::{DropoutPlan, Model, Norm, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT};
+use crate::backend::{Backend, Residual, Span};
 
 impl Model {
     /// Runs the micro-batch that the backend holds through all layers, up to the output norm.
     pub(super) fn forward(&self, backend: &mut dyn Backend, dropout: DropoutPlan) {
         let (p, acts) = (&self.params, &self.acts);
-        let eps = self.config.norm_eps;
 
         backend.embed(acts.embedded, p.token_embd, self.positions, self.embed_scale(), self.n_ctx);
-        for l in 0..self.config.n_layer {
-            self.layer(backend, l, dropout);
+        self.norm_input(backend, 0);
+        for (l, (p, a)) in p.layers.iter().zip(&acts.layers).enumerate() {
+            self.inside(backend, l, dropout);
+            backend.linear(acts.branch, a.act, p.ffn_down.weight, p.ffn_down.bias);
+            let drop = dropout.at(l, PLACE_FFN_OUTPUT);
+            let residual = Residual { x: a.mid, branch: acts.branch, dropout: drop };
+            let (norm, out, stats) = self.norm_of_input(l + 1);
+            self.join(backend, out, stats, a.out, residual, norm);
         }
-        let (x, norm) = (self.input_of(self.config.n_layer), p.output_norm);
-        backend.layer_norm(acts.output_norm, acts.output_stats, x, norm.weight, norm.bias, eps);
     }
 
-    /// Runs one layer on its input.
-    pub(super) fn layer(&self, backend: &mut dyn Backend, l: usize, dropout: DropoutPlan) {
+    /// Runs one layer from the norm of its input to the activation function.
+    pub(super) fn inside(&self, backend: &mut dyn Backend, l: usize, dropout: DropoutPlan) {
         let (p, a) = (&self.params.layers[l], &self.acts.layers[l]);
-        let (x, branch) = (self.input_of(l), self.acts.branch);
+        let (shape, branch) = (self.attention_shape(), self.acts.branch);
         let drop = |place| dropout.at(l, place);
 
-        self.attn_norm(backend, l);
         backend.linear(a.qkv, a.attn_norm, p.attn_qkv.weight, p.attn_qkv.bias);
-        let shape = self.attention_shape();
         backend.attention(a.att, a.lse, a.qkv, shape, drop(PLACE_ATTENTION));
         backend.linear(branch, a.att, p.attn_output.weight, p.attn_output.bias);
-        backend.residual(a.mid, x, branch, drop(PLACE_ATTN_OUTPUT));
+        let residual = Residual { x: self.input_of(l), branch, dropout: drop(PLACE_ATTN_OUTPUT) };
+        self.join(backend, a.ffn_norm, a.ffn_stats, a.mid, residual, p.ffn_norm);
 
-        self.ffn_norm(backend, l);
         backend.linear(a.up, a.ffn_norm, p.ffn_up.weight, p.ffn_up.bias);
         backend.activation(a.act, a.up, self.config.activation);
-        backend.linear(branch, a.act, p.ffn_down.weight, p.ffn_down.bias);
-        backend.residual(a.out, a.mid, branch, drop(PLACE_FFN_OUTPUT));
     }
 
-    pub(super) fn attn_norm(&self, backend: &mut dyn Backend, l: usize) {
-        let (p, a) = (&self.params.layers[l].attn_norm, &self.acts.layers[l]);
-        let (x, eps) = (self.input_of(l), self.config.norm_eps);
-        backend.layer_norm(a.attn_norm, a.attn_stats, x, p.weight, p.bias, eps);
+    /// A residual connection and the norm that reads its sum.
+    fn join(
+        &self,
+        backend: &mut dyn Backend,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        p: Norm,
+    ) {
+        let eps = self.config.norm_eps;
+        backend.residual_norm(out, stats, stream, residual, p.weight, p.bias, eps);
     }
 
-    pub(super) fn ffn_norm(&self, backend: &mut dyn Backend, l: usize) {
-        let (p, a) = (&self.params.layers[l].ffn_norm, &self.acts.layers[l]);
+    /// The norm of [`Model::input_of`] alone.
+    pub(super) fn norm_input(&self, backend: &mut dyn Backend, l: usize) {
+        let (p, out, stats) = self.norm_of_input(l);
+        let eps = self.config.norm_eps;
+        backend.layer_norm(out, stats, self.input_of(l), p.weight, p.bias, eps);
+    }
+
+    /// The norm of the stream between attention and feed-forward, alone.
+    pub(super) fn norm_mid(&self, backend: &mut dyn Backend, l: usize) {
+        let (p, a) = (self.params.layers[l].ffn_norm, &self.acts.layers[l]);
         let eps = self.config.norm_eps;
         backend.layer_norm(a.ffn_norm, a.ffn_stats, a.mid, p.weight, p.bias, eps);
     }
@@ -52,6 +68,14 @@ impl Model {
     /// The residual stream before layer `l`; that after the last layer is the output norm's input.
     pub(super) fn input_of(&self, l: usize) -> Span {
         if l == 0 { self.acts.embedded } else { self.acts.layers[l - 1].out }
+    }
+
+    /// The norm that reads [`Model::input_of`], where its output goes and where its statistics.
+    pub(super) fn norm_of_input(&self, l: usize) -> (Norm, Span, Span) {
+        match (self.params.layers.get(l), self.acts.layers.get(l)) {
+            (Some(p), Some(a)) => (p.attn_norm, a.attn_norm, a.attn_stats),
+            _ => (self.params.output_norm, self.acts.output_norm, self.acts.output_stats),
+        }
     }
 
     /// Adds the micro-batch's loss to the step's statistics, without gradients.

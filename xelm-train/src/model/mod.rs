@@ -94,7 +94,7 @@ impl DropoutPlan {
 
     fn at(self, layer: usize, place: u64) -> Dropout {
         let place = (layer as u64) << 2 | place;
-        Dropout { p: self.p, key: self.key ^ place.wrapping_mul(0xD6E8_FEB8_6659_FD93) }
+        Dropout { p: self.p, key: place.wrapping_mul(0xD6E8_FEB8_6659_FD93) }
     }
 }
 

@@ -9,7 +9,9 @@ mod gemm;
 mod head;
 mod norm;
 
-use super::{Activation, AdamW, AttentionShape, Backend, Dropout, Region, Sizes, Span, StepStats};
+use super::{
+    Activation, AdamW, AttentionShape, Backend, Dropout, Region, Residual, Sizes, Span, StepStats,
+};
 use crate::{Error, Result};
 use gemm::{Kernel, Mat, Start, par_gemm};
 use rayon::prelude::*;
@@ -30,6 +32,7 @@ pub struct Cpu {
     base: [usize; Region::ALL.len()],
     inputs: Vec<u32>,
     targets: Vec<u32>,
+    dropout_key: u64,
     /// Work memory of attention and head, grown at first use.
     scratch: Vec<f32>,
     loss_sum: f64,
@@ -53,6 +56,7 @@ impl Cpu {
             base: Default::default(),
             inputs: Vec::new(),
             targets: Vec::new(),
+            dropout_key: 0,
             scratch: Vec::new(),
             loss_sum: 0.0,
             n_targets: 0,
@@ -124,7 +128,7 @@ impl Backend for Cpu {
         to.copy_from_slice(values);
     }
 
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&self.floats()[self.range(from)]);
         Ok(())
     }
@@ -139,6 +143,10 @@ impl Backend for Cpu {
         self.inputs.extend_from_slice(inputs);
         self.targets.clear();
         self.targets.extend_from_slice(targets);
+    }
+
+    fn dropout_key(&mut self, key: u64) {
+        self.dropout_key = key;
     }
 
     fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
@@ -180,6 +188,22 @@ impl Backend for Cpu {
         norm::forward(isa, out, stats, x, weight, bias, eps);
     }
 
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    ) {
+        let (isa, dropout) = (self.isa, residual.dropout.keyed(self.dropout_key));
+        let [out, stats, stream, x, branch, weight, bias] =
+            self.spans([out, stats, stream, residual.x, residual.branch, weight, bias]);
+        norm::residual(isa, out, stats, stream, x, branch, dropout, weight, bias, eps);
+    }
+
     fn layer_norm_backward(
         &mut self,
         d_x: Span,
@@ -193,7 +217,26 @@ impl Backend for Cpu {
         let isa = self.isa;
         let [d_x, d_weight, d_bias, d_out, x, stats, weight] =
             self.spans([d_x, d_weight, d_bias, d_out, x, stats, weight]);
-        norm::backward(isa, d_x, d_weight, d_bias, d_out, x, stats, weight);
+        norm::backward(isa, d_x, None, d_weight, d_bias, d_out, x, stats, weight);
+    }
+
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
+        let [d_x, d_branch, d_weight, d_bias, d_out, x, stats, weight] =
+            self.spans([d_stream, d_branch, d_weight, d_bias, d_out, stream, stats, weight]);
+        let branch = Some((d_branch, dropout));
+        norm::backward(isa, d_x, branch, d_weight, d_bias, d_out, x, stats, weight);
     }
 
     fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
@@ -244,7 +287,7 @@ impl Backend for Cpu {
     }
 
     fn attention(&mut self, out: Span, lse: Span, qkv: Span, s: AttentionShape, dropout: Dropout) {
-        let isa = self.isa;
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
         let mut scratch = std::mem::take(&mut self.scratch);
         let [out, lse, qkv] = self.spans([out, lse, qkv]);
         attention::forward(isa, out, lse, qkv, s, dropout, &mut scratch);
@@ -261,31 +304,11 @@ impl Backend for Cpu {
         shape: AttentionShape,
         dropout: Dropout,
     ) {
-        let isa = self.isa;
+        let (isa, dropout) = (self.isa, dropout.keyed(self.dropout_key));
         let mut scratch = std::mem::take(&mut self.scratch);
         let [d_qkv, d_out, out, lse, qkv] = self.spans([d_qkv, d_out, out, lse, qkv]);
         attention::backward(isa, d_qkv, d_out, out, lse, qkv, shape, dropout, &mut scratch);
         self.scratch = scratch;
-    }
-
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
-        let isa = self.isa;
-        let [out, x, branch] = self.spans([out, x, branch]);
-        let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate();
-        chunks.zip(branch.par_chunks(CHUNK)).for_each(|((chunk, (out, x)), branch)| {
-            let first = (chunk * CHUNK) as u64;
-            isa.run(elementwise::Residual { out, x: Some(x), branch, dropout, first });
-        });
-    }
-
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
-        let isa = self.isa;
-        let [d_branch, d_out] = self.spans([d_branch, d_out]);
-        let chunks = d_branch.par_chunks_mut(CHUNK).zip(d_out.par_chunks(CHUNK)).enumerate();
-        chunks.for_each(|(chunk, (out, branch))| {
-            let first = (chunk * CHUNK) as u64;
-            isa.run(elementwise::Residual { out, x: None, branch, dropout, first });
-        });
     }
 
     fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {
@@ -353,7 +376,7 @@ impl Backend for Cpu {
         Ok(stats)
     }
 
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>> {
         let finite = |&span: &Span| self.floats()[self.range(span)].iter().all(|x| x.is_finite());
         Ok(spans.iter().position(|span| !finite(span)))
     }

@@ -1,5 +1,7 @@
-//! Layer norm, forward and backward.
+//! Layer norm, forward and backward, alone and together with the residual connection before it.
 
+use super::elementwise::Residual;
+use crate::backend::Dropout;
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::math;
@@ -20,6 +22,29 @@ pub(super) fn forward(
     let tasks = out.par_chunks_mut(ROWS * c).zip(stats.par_chunks_mut(ROWS * 2));
     tasks.zip(x.par_chunks(ROWS * c)).for_each(|((out, stats), x)| {
         isa.run(Forward { out, stats, x, weight, bias, eps });
+    });
+}
+
+/// stream = x + dropout(branch), then [`forward`] of it while it is in the cache.
+pub(super) fn residual(
+    isa: Isa,
+    out: &mut [f32],
+    stats: &mut [f32],
+    stream: &mut [f32],
+    x: &[f32],
+    branch: &[f32],
+    dropout: Dropout,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+) {
+    let n = ROWS * weight.len();
+    let tasks = out.par_chunks_mut(n).zip(stats.par_chunks_mut(ROWS * 2)).enumerate();
+    let inputs = stream.par_chunks_mut(n).zip(x.par_chunks(n).zip(branch.par_chunks(n)));
+    tasks.zip(inputs).for_each(|((task, (out, stats)), (stream, (x, branch)))| {
+        let first = (task * n) as u64;
+        isa.run(Residual { out: stream, x: Some(x), branch, dropout, first });
+        isa.run(Forward { out, stats, x: stream, weight, bias, eps });
     });
 }
 
@@ -68,9 +93,11 @@ fn sum_of_powers<const P: u32>(x: &[f32], mean: f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// With a branch, its gradient follows from that of the input, which is the residual stream.
 pub(super) fn backward(
     isa: Isa,
     d_x: &mut [f32],
+    branch: Option<(&mut [f32], Dropout)>,
     d_weight: &mut [f32],
     d_bias: &mut [f32],
     d_out: &[f32],
@@ -81,12 +108,25 @@ pub(super) fn backward(
     let c = weight.len();
     let tasks = d_x.par_chunks_mut(ROWS * c).zip(stats.par_chunks(ROWS * 2));
     let tasks = tasks.zip(d_out.par_chunks(ROWS * c).zip(x.par_chunks(ROWS * c)));
+    let n_tasks = stats.len().div_ceil(ROWS * 2);
+    let branches: Vec<_> = match branch {
+        Some((d_branch, dropout)) => {
+            d_branch.chunks_mut(ROWS * c).map(|part| Some((part, dropout))).collect()
+        }
+        None => (0..n_tasks).map(|_| None).collect(),
+    };
     // Each task sums the weights' gradients over its rows; the sums are added in order.
     let sums: Vec<Vec<f32>> = tasks
-        .map(|((d_x, stats), (d_out, x))| {
+        .zip(branches)
+        .enumerate()
+        .map(|(task, (((d_x, stats), (d_out, x)), branch))| {
             let mut sums = vec![0.0; 2 * c];
             let (d_weight, d_bias) = sums.split_at_mut(c);
-            isa.run(Backward { d_x, d_weight, d_bias, d_out, x, stats, weight });
+            isa.run(Backward { d_x: &mut *d_x, d_weight, d_bias, d_out, x, stats, weight });
+            if let Some((d_branch, dropout)) = branch {
+                let first = (task * ROWS * c) as u64;
+                isa.run(Residual { out: d_branch, x: None, branch: d_x, dropout, first });
+            }
             sums
         })
         .collect();

@@ -1,50 +1,51 @@
-//! Matrix products by the cuBLASLt library, with the plan of each shape made once and kept.
+//! Matrix products by the cuBLASLt library. Which of its algorithms computes a shape is decided once, by
+//! timing, and kept: another one would round differently.
 
 #![allow(unsafe_code, reason = "cuBLASLt is a C library")]
 
+use super::clock::Clock;
 use super::device::{Layout, Precision, Product};
+use super::plan::{Algorithm, Plan};
+use crate::backend::Plans;
 use cudarc::cublaslt::result::{self, CublasError};
-use cudarc::cublaslt::sys::{
-    self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType,
-};
+use cudarc::cublaslt::sys;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUstream;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
-use std::mem::size_of_val;
 
 /// Work memory of the library, as NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
-/// Sums over parts of k may meet in a workspace of f32, never in the result itself: one order.
-const REDUCTION_IN_WORKSPACE: u32 = 2;
+pub(super) const WORKSPACE: usize = 32 << 20;
+/// Algorithms that are timed for a shape, at most.
+const CANDIDATES: usize = 8;
+/// Runs of each that are timed together, after one that is not.
+const RUNS: usize = 4;
+/// Share of the time of an earlier proposal below which a later one is faster: less is noise.
+const FASTER: f32 = 0.97;
 
 /// The library, opened.
 pub(super) struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: u64,
+    stream: CUstream,
+    /// None where algorithms are not timed.
+    clock: Option<Clock>,
     /// A shape for which the library has no algorithm maps to none.
     plans: HashMap<Key, Option<Plan>>,
+    /// The algorithm of every shape so far, and of those that a job used before.
+    record: Plans,
 }
 
 /// What a plan depends on: the product without its addresses, but with their alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    layout: (bool, bool),
-    wide: bool,
-    bias: bool,
-    size: (usize, usize, usize),
-    alignment: [u32; 3],
-}
-
-/// Descriptors and algorithm of a product.
-struct Plan {
-    product: sys::cublasLtMatmulDesc_t,
-    a: sys::cublasLtMatrixLayout_t,
-    b: sys::cublasLtMatrixLayout_t,
-    out: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+pub(super) struct Key {
+    pub(super) precision: Precision,
+    pub(super) layout: Layout,
+    pub(super) wide: bool,
+    pub(super) bias: bool,
+    pub(super) size: (usize, usize, usize),
+    pub(super) alignment: [u32; 3],
 }
 
 impl fmt::Debug for CublasLt {
@@ -54,37 +55,145 @@ impl fmt::Debug for CublasLt {
 }
 
 impl CublasLt {
-    /// Opens the library for the current context; none where it refuses.
-    pub(super) fn new() -> Option<Self> {
+    /// Opens the library for a stream of the current context, on a card of this name; none where it refuses.
+    pub(super) fn new(card: &str, stream: CUstream) -> Option<Self> {
         let handle = result::create_handle().ok()?;
         // SAFETY: work memory without type, freed in `drop`.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) }.ok()?;
-        Some(CublasLt { handle, workspace, plans: HashMap::new() })
+        // SAFETY: the function takes nothing and returns a number.
+        let library = unsafe { sys::cublasLtGetVersion() } as u64;
+        let record = Plans { card: card.to_owned(), library, ..Plans::default() };
+        let clock = Clock::new(stream);
+        Some(CublasLt { handle, workspace, stream, clock, plans: HashMap::new(), record })
     }
 
-    /// Queues a product; false where the library has no algorithm for it.
+    /// Takes the library's first proposal for every shape.
+    pub(super) fn without_timing(&mut self) {
+        self.clock = None;
+    }
+
+    /// The algorithms so far.
+    pub(super) fn record(&self) -> &Plans {
+        &self.record
+    }
+
+    /// Goes on with the algorithms of an earlier record; false where it is that of another card or library.
+    pub(super) fn repeat(&mut self, record: &Plans) -> bool {
+        let fits = self.record.fit(record);
+        if fits {
+            self.plans.clear();
+            self.record = record.clone();
+        }
+        fits
+    }
+
+    /// Whether it is decided how products of this shape are computed.
+    pub(super) fn is_planned(&self, product: &Product, precision: Precision) -> bool {
+        self.plans.contains_key(&Key::new(product, precision))
+    }
+
+    /// Decides how products of this shape are computed; false where the library has no algorithm. Its own runs
+    /// write over the result, unless products are added to it.
+    pub(super) fn plan(&mut self, product: &Product, precision: Precision) -> bool {
+        let key = Key::new(product, precision);
+        if !self.plans.contains_key(&key) {
+            let plan = self.choose(key, product).ok();
+            if let Some(plan) = &plan {
+                self.record.algorithms.insert(key.to_string(), plan.algorithm.to_text());
+            }
+            self.plans.insert(key, plan);
+        }
+        self.plans[&key].is_some()
+    }
+
+    /// Queues a product that was planned.
     pub(super) fn multiply(
-        &mut self,
+        &self,
         product: &Product,
         precision: Precision,
-        stream: CUstream,
-    ) -> bool {
-        let key = Key::new(product);
-        let handle = self.handle;
-        let new = || Plan::new(handle, key, precision, product.bias.0).ok();
-        let plan = self.plans.entry(key).or_insert_with(new);
-        let Some(plan) = plan else { return false };
-        if key.bias && plan.set_bias(product.bias.0).is_err() {
-            return false;
+    ) -> Result<(), CublasError> {
+        match self.plans.get(&Key::new(product, precision)) {
+            Some(Some(plan)) => {
+                if product.bias.0 != 0 {
+                    plan.set_bias(product.bias.0)?;
+                }
+                self.run(plan, plan.algorithm, product, product.out.0)
+            }
+            _ => Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)),
         }
+    }
+
+    /// The recorded algorithm, or the fastest one.
+    fn choose(&self, key: Key, product: &Product) -> Result<Plan, CublasError> {
+        let mut plan = Plan::new(key, product.bias.0)?;
+        let recorded = self.record.algorithms.get(&key.to_string());
+        let recorded = recorded.and_then(|text| Algorithm::from_text(text));
+        if let Some(algorithm) = recorded.filter(|&a| plan.accepts(self.handle, a)) {
+            plan.algorithm = algorithm;
+            return Ok(plan);
+        }
+        let candidates = plan.candidates(self.handle, key, CANDIDATES)?;
+        let fastest = self.fastest(&plan, &candidates, product);
+        plan.algorithm = fastest
+            .or(candidates.first().copied())
+            .ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        Ok(plan)
+    }
+
+    /// The fastest of several algorithms, or the first that works where they are not timed.
+    fn fastest(
+        &self,
+        plan: &Plan,
+        candidates: &[Algorithm],
+        product: &Product,
+    ) -> Option<Algorithm> {
+        // A sum must not grow by what is only tried.
+        let scratch = if product.accumulate {
+            // SAFETY: work memory without type, freed below.
+            Some(unsafe { driver::malloc_sync(product.m * product.n * size_of::<f32>()) }.ok()?)
+        } else {
+            None
+        };
+        let out = scratch.unwrap_or(product.out.0);
+        let works = |algorithm| self.run(plan, algorithm, product, out).is_ok();
+        let fastest = match &self.clock {
+            Some(clock) if candidates.len() > 1 => {
+                let time = |algorithm| {
+                    (works(algorithm) && clock.start()).then_some(())?;
+                    (0..RUNS).all(|_| works(algorithm)).then(|| clock.stop())?
+                };
+                let times = candidates.iter().filter_map(|&a| Some((a, time(a)?)));
+                let better = |best: (Algorithm, f32), next: (Algorithm, f32)| {
+                    if next.1 < FASTER * best.1 { next } else { best }
+                };
+                times.reduce(better).map(|(algorithm, _)| algorithm)
+            }
+            _ => candidates.iter().copied().find(|&a| works(a)),
+        };
+        if let Some(scratch) = scratch {
+            // SAFETY: the stream outlives this library.
+            let _ = unsafe { driver::stream::synchronize(self.stream) };
+            // SAFETY: allocated above, and nothing uses it any more.
+            let _ = unsafe { driver::free_sync(scratch) };
+        }
+        fastest
+    }
+
+    fn run(
+        &self,
+        plan: &Plan,
+        algorithm: Algorithm,
+        product: &Product,
+        out: u64,
+    ) -> Result<(), CublasError> {
         let (alpha, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
         // The library's matrices are column-major: a row-major product is that of the transposed
         // operands, in reverse order.
         // SAFETY: the plan's descriptors live as long as `self`; the addresses lie in memory of the
-        // device and hold matrices of the key's sizes; the scalars are read during the call.
-        let outcome = unsafe {
+        // device and hold matrices of the plan's sizes; the scalars are read during the call.
+        unsafe {
             result::matmul(
-                handle,
+                self.handle,
                 plan.product,
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
@@ -92,149 +201,56 @@ impl CublasLt {
                 plan.b,
                 product.a.0 as *const c_void,
                 plan.a,
-                product.out.0 as *const c_void,
+                out as *const c_void,
                 plan.out,
-                product.out.0 as *mut c_void,
+                out as *mut c_void,
                 plan.out,
-                &raw const plan.algorithm,
+                &raw const algorithm.0,
                 self.workspace as *mut c_void,
                 WORKSPACE,
-                stream.cast(),
+                self.stream.cast(),
             )
-        };
-        outcome.is_ok()
+        }
     }
 }
 
 impl Key {
-    fn new(p: &Product) -> Self {
+    fn new(p: &Product, precision: Precision) -> Self {
         Key {
-            layout: (p.layout == Layout::TN, p.layout == Layout::NT),
+            precision,
+            layout: p.layout,
             wide: p.wide,
             bias: p.bias.0 != 0,
             size: (p.m, p.n, p.k),
             alignment: [p.a, p.b, p.out].map(|x| 1 << x.0.trailing_zeros().min(8)),
         }
     }
+
+    /// Which operands are stored transposed, as columns of k.
+    pub(super) fn transposed(&self) -> (bool, bool) {
+        (self.layout == Layout::TN, self.layout == Layout::NT)
+    }
 }
 
-impl Plan {
-    fn new(
-        handle: sys::cublasLtHandle_t,
-        key: Key,
-        precision: Precision,
-        bias: u64,
-    ) -> Result<Self, CublasError> {
-        let operand = match precision {
-            Precision::F32 => cudaDataType::CUDA_R_32F,
-            Precision::Bf16 => cudaDataType::CUDA_R_16BF,
+/// As the record names it: `bf16 NT 512x1536x384 bias aligned 256,256,256`.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
         };
-        let result_type = if key.wide { cudaDataType::CUDA_R_32F } else { operand };
-        let (m, n, k) = (key.size.0 as u64, key.size.1 as u64, key.size.2 as u64);
-        let (a_trans, b_trans) = key.layout;
-        let layout = |kind, rows: u64, cols: u64| {
-            result::create_matrix_layout(kind, rows, cols, rows as i64)
-        };
-        let plan = Plan {
-            product: result::create_matmul_desc(
-                cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                cudaDataType::CUDA_R_32F,
-            )?,
-            a: if a_trans { layout(operand, m, k)? } else { layout(operand, k, m)? },
-            b: if b_trans { layout(operand, k, n)? } else { layout(operand, n, k)? },
-            out: layout(result_type, n, m)?,
-            algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-        };
-        use cublasLtMatmulDescAttributes_t as Attribute;
-        // In the library's order the right operand comes first.
-        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(b_trans))?;
-        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(a_trans))?;
-        if key.bias {
-            let epilogue = cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
-            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-            // The choice of an algorithm looks at the bias too.
-            plan.set_bias(bias)?;
-        }
-        plan.with_algorithm(handle, key)
-    }
-
-    fn with_algorithm(
-        mut self,
-        handle: sys::cublasLtHandle_t,
-        key: Key,
-    ) -> Result<Self, CublasError> {
-        let preference = PreferenceHandle(result::create_matmul_pref()?);
-        let [a, b, out] = key.alignment;
-        for (what, value) in [
-            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, REDUCTION_IN_WORKSPACE),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
-        ] {
-            preference.set(what, &value)?;
-        }
-        let workspace = WORKSPACE as u64;
-        preference.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace)?;
-        // SAFETY: all descriptors are alive.
-        let found = unsafe {
-            result::get_matmul_algo_heuristic(
-                handle,
-                self.product,
-                self.b,
-                self.a,
-                self.out,
-                self.out,
-                preference.0,
-            )
-        }?;
-        self.algorithm = found.algo;
-        Ok(self)
-    }
-
-    fn set<V>(&self, what: cublasLtMatmulDescAttributes_t, value: &V) -> Result<(), CublasError> {
-        let bytes = (value as *const V).cast();
-        // SAFETY: the descriptor is alive; the value is read during the call.
-        unsafe { result::set_matmul_desc_attribute(self.product, what, bytes, size_of_val(value)) }
-    }
-
-    fn set_bias(&self, bias: u64) -> Result<(), CublasError> {
-        self.set(cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)
-    }
-}
-
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: the descriptors are this plan's own.
-        let _ = unsafe { result::destroy_matmul_desc(self.product) };
-        for layout in [self.a, self.b, self.out] {
-            // SAFETY: as above.
-            let _ = unsafe { result::destroy_matrix_layout(layout) };
-        }
-    }
-}
-
-/// What an algorithm is chosen by.
-struct PreferenceHandle(sys::cublasLtMatmulPreference_t);
-
-impl PreferenceHandle {
-    fn set<V>(&self, what: Preference, value: &V) -> Result<(), CublasError> {
-        let bytes = (value as *const V).cast();
-        // SAFETY: the preference is alive; the value is read during the call.
-        unsafe { result::set_matmul_pref_attribute(self.0, what, bytes, size_of_val(value)) }
-    }
-}
-
-impl Drop for PreferenceHandle {
-    fn drop(&mut self) {
-        // SAFETY: this handle's own.
-        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+        let (m, n, k) = self.size;
+        let bias = if self.bias { " bias" } else { "" };
+        let wide = if self.wide { " wide" } else { "" };
+        let [a, b, out] = self.alignment;
+        write!(f, "{precision} {:?} {m}x{n}x{k}{bias}{wide} aligned {a},{b},{out}", self.layout)
     }
 }
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
         self.plans.clear();
+        self.clock = None;
         // SAFETY: nothing uses the library or its work memory any more.
         let _ = unsafe { result::destroy_handle(self.handle) };
         // SAFETY: as above.

@@ -2,11 +2,12 @@
 //! card; the tests provide one that runs the same kernels on a CPU.
 
 use crate::Result;
+use crate::backend::Plans;
 use std::ffi::c_void;
 use std::fmt::Debug;
 
 /// The kind of number in which activations and weights are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 throughout: for comparing with the CPU.
     F32,
@@ -60,7 +61,7 @@ impl Arg {
 }
 
 /// How operands of a product are stored, row-major: `N` as they are multiplied, `T` transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// a `[m, k]`, b `[n, k]`: x · weightᵀ.
     NT,
@@ -113,13 +114,25 @@ pub trait Device: Debug {
     ///
     /// # Errors
     /// The device's first failure.
-    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
+    fn download(&mut self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
     /// Sets bytes to zero.
     fn clear(&mut self, at: Ptr, n_bytes: usize);
     /// Runs a kernel of `grid` blocks of `block` threads.
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]);
     /// Multiplies with the vendor's library; false where there is none.
     fn multiply(&mut self, product: &Product) -> bool;
+    /// Which of the library's algorithms multiply; none where there is no library.
+    fn plans(&self) -> Option<Plans> {
+        None
+    }
+    /// Multiplies from now on as recorded; false where the record is that of another card or library.
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        let _ = plans;
+        false
+    }
+    /// What was queued since the last call, copy or wait belongs together. Where all of it is queued a second time, a
+    /// device may have a faster way.
+    fn submit(&mut self) {}
     /// Waits until all that was queued is done.
     ///
     /// # Errors

@@ -5,88 +5,24 @@
 
 #![allow(unsafe_code, reason = "the driver is a C library")]
 
+use super::cards::{cards, has_cublaslt};
 use super::cublaslt::CublasLt;
 use super::device::{Arg, Device, Precision, Product, Ptr};
+use super::errors::{describe, failure};
+use super::graphs::Graphs;
+use super::queue::{Command, Commands};
+use super::staging::{STAGED, Staging};
+use crate::backend::Plans;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem;
 
 /// The kernels, one module per precision. `tests/cuda_kernels.sh` makes them.
 const PTX_F32: &str = include_str!("ptx/f32.ptx");
 const PTX_BF16: &str = include_str!("ptx/bf16.ptx");
-/// What the PTX and bf16's matrix instructions need.
-const MIN_COMPUTE: (i32, i32) = (8, 0);
-
-/// What is known of a card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
-    /// Its number among the cards that the driver shows.
-    pub index: usize,
-    /// NVIDIA's name for it.
-    pub name: String,
-    /// Compute capability.
-    pub compute: (i32, i32),
-    /// Memory in bytes.
-    pub memory: usize,
-}
-
-impl Card {
-    /// Why the kernels cannot run on this card, if so.
-    pub fn unfit(&self) -> Option<String> {
-        (self.compute < MIN_COMPUTE).then(|| {
-            format!(
-                "compute capability {}.{}; {}.{} (Ampere) or later is needed",
-                self.compute.0, self.compute.1, MIN_COMPUTE.0, MIN_COMPUTE.1
-            )
-        })
-    }
-}
-
-/// The cards of this machine.
-///
-/// # Errors
-/// There is no driver, or it does not work; the text says what to do.
-pub fn cards() -> Result<Vec<Card>> {
-    // SAFETY: opens the driver's library, whose initialisers are NVIDIA's.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(
-            "no NVIDIA driver on this machine (libcuda.so.1 is missing): install the driver, or \
-             compute on the CPU with --device cpu"
-                .into(),
-        ));
-    }
-    match result::init() {
-        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
-        other => other.map_err(failure("start the driver"))?,
-    }
-    let n = result::device::get_count().map_err(failure("count the cards"))?;
-    (0..n).map(card).collect()
-}
-
-fn card(index: i32) -> Result<Card> {
-    let wrong = || failure("ask for a card's properties");
-    let device = result::device::get(index).map_err(wrong())?;
-    // SAFETY: `device` comes from the driver.
-    let memory = unsafe { result::device::total_mem(device) }.map_err(wrong())?;
-    let attribute = |what| {
-        // SAFETY: `device` comes from the driver.
-        unsafe { result::device::get_attribute(device, what) }.map_err(wrong())
-    };
-    let compute = (
-        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-    );
-    let name = result::device::get_name(device).map_err(wrong())?;
-    Ok(Card { index: index as usize, name, compute, memory })
-}
-
-/// Whether the library for matrix products is installed; without it our own kernel multiplies.
-pub fn has_cublaslt() -> bool {
-    // SAFETY: opens NVIDIA's library, whose initialisers are NVIDIA's.
-    unsafe { cudarc::cublaslt::sys::is_culib_present() }
-}
 
 /// An open card with its kernels loaded.
 #[derive(Debug)]
@@ -99,56 +35,14 @@ pub struct Driver {
     cublaslt: Option<CublasLt>,
     /// Memory that was not given back yet.
     memory: Vec<Ptr>,
-    staging: [Staging; 2],
+    staging: [Staging; 4],
     /// Which of them the next upload takes.
     next: usize,
+    /// What the card was not told of yet.
+    queued: Commands,
+    graphs: Graphs,
     /// The first failure; nothing is queued after it.
     failed: Option<String>,
-}
-
-/// Bytes of an upload that is staged: a micro-batch has far fewer.
-const STAGED: usize = 1 << 20;
-
-/// Page-locked memory, from which copies run while the host goes on; the event ends with the copy.
-#[derive(Debug)]
-struct Staging {
-    memory: *mut u8,
-    copied: sys::CUevent,
-}
-
-impl Staging {
-    fn new() -> std::result::Result<Self, DriverError> {
-        // SAFETY: memory without type, freed in `free`.
-        let memory = unsafe { result::malloc_host(STAGED, 0) }?.cast();
-        let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        Ok(Staging { memory, copied })
-    }
-
-    /// Queues a copy, after the last one from here is done.
-    fn copy(
-        &self,
-        to: Ptr,
-        bytes: &[u8],
-        stream: sys::CUstream,
-    ) -> std::result::Result<(), DriverError> {
-        // SAFETY: the event is this struct's own; one that was never recorded counts as done.
-        unsafe { result::event::synchronize(self.copied) }?;
-        // SAFETY: the caller has at most STAGED bytes, and nothing reads the memory any more.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory, bytes.len()) };
-        // SAFETY: just written, and not written again before the copy is done.
-        let staged = unsafe { std::slice::from_raw_parts(self.memory, bytes.len()) };
-        // SAFETY: `to` lies in memory of this device with room for the bytes.
-        unsafe { result::memcpy_htod_async(to.0, staged, stream) }?;
-        // SAFETY: event and stream are alive.
-        unsafe { result::event::record(self.copied, stream) }
-    }
-
-    fn free(&self) {
-        // SAFETY: the stream was waited for; neither is used again.
-        let _ = unsafe { result::event::destroy(self.copied) };
-        // SAFETY: as above.
-        let _ = unsafe { result::free_host(self.memory.cast()) };
-    }
 }
 
 impl Driver {
@@ -183,16 +77,19 @@ impl Driver {
         // SAFETY: the image is PTX that ends in a zero byte.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         let module = module.map_err(failure("load the kernels"))?;
+        let stage = || Staging::new().map_err(wrong());
         Ok(Driver {
             precision,
             device,
             stream,
             module,
             functions: HashMap::new(),
-            cublaslt: has_cublaslt().then(CublasLt::new).flatten(),
-            staging: [Staging::new().map_err(wrong())?, Staging::new().map_err(wrong())?],
+            cublaslt: has_cublaslt().then(|| CublasLt::new(&card.name, stream)).flatten(),
+            staging: [stage()?, stage()?, stage()?, stage()?],
             memory: Vec::new(),
             next: 0,
+            queued: Commands::default(),
+            graphs: Graphs::default(),
             failed: None,
         })
     }
@@ -200,6 +97,18 @@ impl Driver {
     /// The same card without the library for products: our own kernel multiplies.
     pub fn without_cublaslt(mut self) -> Self {
         self.cublaslt = None;
+        self
+    }
+
+    /// The same card with the library's first proposal for every product, instead of the fastest one.
+    pub fn without_timing(mut self) -> Self {
+        self.cublaslt.iter_mut().for_each(CublasLt::without_timing);
+        self
+    }
+
+    /// The same card, told of every kernel by itself.
+    pub fn without_graphs(mut self) -> Self {
+        self.graphs.off = true;
         self
     }
 
@@ -216,22 +125,49 @@ impl Driver {
         self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Device(why.clone())))
     }
 
-    fn function(&mut self, name: &'static str) -> Option<sys::CUfunction> {
+    /// Tells the card of commands, one by one.
+    fn perform(&mut self, commands: &Commands) -> std::result::Result<(), String> {
+        for (command, args) in commands.iter() {
+            match command {
+                Command::Clear { at, n_bytes } => {
+                    // SAFETY: `at` lies in memory of this device with room for the bytes.
+                    unsafe { result::memset_d8_async(at.0, 0, n_bytes, self.stream) }
+                        .map_err(|e| describe("clear memory", e))?;
+                }
+                Command::Launch { kernel, grid, block, .. } => {
+                    let function = self.function(kernel)?;
+                    // The driver copies each argument's bytes during the call.
+                    let mut args: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
+                    let (grid, block) = ((grid[0], grid[1], grid[2]), (block, 1, 1));
+                    // SAFETY: the arguments are those of the kernel (the tests run every launch through a
+                    // shim that counts them), and the addresses among them lie in memory of this device.
+                    unsafe {
+                        result::launch_kernel(function, grid, block, 0, self.stream, &mut args)
+                    }
+                    .map_err(|e| describe(kernel, e))?;
+                }
+                Command::Multiply(product) => {
+                    let library =
+                        self.cublaslt.as_ref().expect("it was asked when this was queued");
+                    library
+                        .multiply(&product, self.precision)
+                        .map_err(|e| format!("cuBLASLt cannot multiply {product:?}: {e:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, name: &'static str) -> std::result::Result<sys::CUfunction, String> {
         if let Some(&function) = self.functions.get(name) {
-            return Some(function);
+            return Ok(function);
         }
         let c_name = CString::new(name).expect("a kernel's name");
         // SAFETY: the module lives as long as `self`.
-        match unsafe { result::module::get_function(self.module, c_name) } {
-            Ok(function) => {
-                self.functions.insert(name, function);
-                Some(function)
-            }
-            Err(error) => {
-                self.keep(&format!("find the kernel {name}"), Err(error));
-                None
-            }
-        }
+        let function = unsafe { result::module::get_function(self.module, c_name) }
+            .map_err(|e| describe(&format!("find the kernel {name}"), e))?;
+        self.functions.insert(name, function);
+        Ok(function)
     }
 }
 
@@ -257,6 +193,7 @@ impl Device for Driver {
     }
 
     fn free(&mut self, memory: Ptr) {
+        self.submit();
         // SAFETY: the stream lives as long as `self`.
         let outcome = unsafe { result::stream::synchronize(self.stream) };
         self.keep("finish the queued work", outcome);
@@ -267,11 +204,12 @@ impl Device for Driver {
     }
 
     fn upload(&mut self, to: Ptr, bytes: &[u8]) {
+        self.submit();
         if self.failed.is_some() {
             return;
         }
         let outcome = if bytes.len() <= STAGED {
-            self.next = 1 - self.next;
+            self.next = (self.next + 1) % self.staging.len();
             self.staging[self.next].copy(to, bytes, self.stream)
         } else {
             // SAFETY: `to` lies in memory of this device with room for the bytes; the driver has read
@@ -281,7 +219,8 @@ impl Device for Driver {
         self.keep("copy to the card", outcome);
     }
 
-    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+    fn download(&mut self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        self.submit();
         self.check()?;
         let wrong = || failure("copy from the card");
         // SAFETY: the stream lives as long as `self`.
@@ -291,40 +230,57 @@ impl Device for Driver {
     }
 
     fn clear(&mut self, at: Ptr, n_bytes: usize) {
-        if self.failed.is_some() || n_bytes == 0 {
-            return;
+        if n_bytes > 0 {
+            self.queued.push(Command::Clear { at, n_bytes });
         }
-        // SAFETY: `at` lies in memory of this device with room for the bytes.
-        let outcome = unsafe { result::memset_d8_async(at.0, 0, n_bytes, self.stream) };
-        self.keep("clear memory", outcome);
     }
 
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: u32, args: &[Arg]) {
-        if self.failed.is_some() {
-            return;
-        }
-        let Some(function) = self.function(kernel) else { return };
-        // The driver copies each argument's bytes during the call.
-        let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::as_ptr).collect();
-        let grid = (grid[0], grid[1], grid[2]);
-        // SAFETY: the arguments are those of the kernel (the tests run every launch through a shim that
-        // counts them), and the addresses among them lie in memory of this device.
-        let outcome = unsafe {
-            result::launch_kernel(function, grid, (block, 1, 1), 0, self.stream, &mut pointers)
-        };
-        self.keep(kernel, outcome);
+        self.queued.launch(kernel, grid, block, args);
     }
 
     fn multiply(&mut self, product: &Product) -> bool {
-        match &mut self.cublaslt {
-            Some(library) if self.failed.is_none() => {
-                library.multiply(product, self.precision, self.stream)
-            }
-            _ => false,
+        let precision = self.precision;
+        match self.cublaslt.as_ref().map(|library| library.is_planned(product, precision)) {
+            None => return false,
+            Some(true) => {}
+            // Algorithms that are tried write where what is queued may still read.
+            Some(false) => self.submit(),
         }
+        let planned = match &mut self.cublaslt {
+            Some(library) if self.failed.is_none() => library.plan(product, precision),
+            _ => false,
+        };
+        if planned {
+            self.queued.push(Command::Multiply(*product));
+        }
+        planned
+    }
+
+    fn submit(&mut self) {
+        let commands = mem::take(&mut self.queued);
+        if self.failed.is_some() || commands.len() == 0 {
+            return;
+        }
+        let mut graphs = mem::take(&mut self.graphs);
+        let outcome = graphs.run(commands, self.stream, &mut |commands| self.perform(commands));
+        self.graphs = graphs;
+        self.failed = outcome.err();
+    }
+
+    fn plans(&self) -> Option<Plans> {
+        Some(self.cublaslt.as_ref()?.record().clone())
+    }
+
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        self.submit();
+        // They hold the algorithms of before.
+        self.graphs.clear();
+        self.cublaslt.as_mut().is_some_and(|library| library.repeat(plans))
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.submit();
         self.check()?;
         // SAFETY: the stream lives as long as `self`.
         let outcome = unsafe { result::stream::synchronize(self.stream) };
@@ -338,6 +294,7 @@ impl Drop for Driver {
         // A card that failed refuses all of these; there is nobody to tell.
         // SAFETY: the stream is this device's own and not used again.
         let _ = unsafe { result::stream::synchronize(self.stream) };
+        self.graphs.clear();
         self.cublaslt = None;
         // The context may outlive this device: another one may be open on the same card.
         for memory in &self.memory {
@@ -352,23 +309,4 @@ impl Drop for Driver {
         // SAFETY: retained in `open`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
-}
-
-fn failure(what: &str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Device(describe(what, error))
-}
-
-/// One line: what failed, why, what to do.
-fn describe(what: &str, error: DriverError) -> String {
-    let name = error.error_name().map_or("an unknown error".into(), |s| s.to_string_lossy());
-    let advice = match error.0 {
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => ": the driver is older than 530; update it",
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => ": the card is too old for these kernels",
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => ": the card is full; end what else runs on it",
-        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
-            ": the driver was updated without a restart; restart the machine"
-        }
-        _ => "; the last checkpoint is kept: run the command again to resume",
-    };
-    format!("cannot {what} ({name}){advice}")
 }

@@ -4,15 +4,28 @@
 //! for the products, and activations are bf16. A step waits for the device only at its end. No kernel
 //! adds floats atomically, so every run has the same bits.
 
+mod attention;
+mod batch;
+mod cards;
+mod clock;
 mod cublaslt;
 mod device;
 mod driver;
+mod errors;
+mod graphs;
+mod head;
+mod norm;
 mod operations;
+mod plan;
+mod queue;
+mod staging;
 
-use super::{AttentionShape, Dropout, Region, Sizes, Span};
+use super::{Dropout, Region, Sizes, Span};
 use crate::{Error, Result};
+use batch::Batch;
+pub use cards::{Card, cards, has_cublaslt};
 pub use device::{Arg, Device, Layout, Precision, Product, Ptr};
-pub use driver::{Card, Driver, cards, has_cublaslt};
+pub use driver::Driver;
 
 /// Threads per block that most kernels are written for.
 const BLOCK: u32 = 256;
@@ -21,16 +34,8 @@ const WARP: usize = 32;
 const LOOP_BLOCKS: u64 = 1024;
 /// Runs of rows that are summed apart, at most.
 const MAX_RUNS: usize = 64;
-/// Logits computed at a time, at most: 1.5 GiB with their gradients. Fewer would reread the head's weights
-/// and gradients more often.
-const CHUNK_LOGITS: usize = 256 << 20;
 /// Rows of a product's tile: f32 and bf16.
 const TILE: [usize; 2] = [64, 128];
-/// Queries or keys per block of the tensor-core attention, and its threads.
-const ATTENTION_ROWS: usize = 64;
-const ATTENTION_BLOCK: u32 = 128;
-/// The largest head that the plain attention takes.
-const MAX_HEAD_DIM: usize = 256;
 /// The largest grid in its second dimension, CUDA's limit.
 const MAX_GRID_Y: usize = 65_535;
 
@@ -45,7 +50,7 @@ pub struct Cuda<D: Device> {
     memory: Buffer,
     batch: Batch,
     scratch: Buffer,
-    /// What a step gathers, in f64: loss, gradient norm.
+    /// What a step gathers, in f64: loss, gradient norm. After them the key of dropout.
     stats: Buffer,
     n_targets: u64,
     /// The first failure to get memory within a step.
@@ -57,23 +62,6 @@ pub struct Cuda<D: Device> {
 struct Buffer {
     at: Ptr,
     n_bytes: usize,
-}
-
-/// The micro-batch on the device: five runs of u32 in one buffer.
-#[derive(Clone, Debug, Default)]
-struct Batch {
-    buffer: Buffer,
-    n_tokens: usize,
-    /// Targets that are scored.
-    n_targets: u64,
-    /// Different tokens among the inputs.
-    n_unique: usize,
-    inputs: Ptr,
-    targets: Ptr,
-    /// The different tokens; where each one's places begin; the places, in ascending order for each.
-    unique: Ptr,
-    starts: Ptr,
-    places: Ptr,
 }
 
 impl<D: Device> Cuda<D> {
@@ -110,6 +98,16 @@ impl<D: Device> Cuda<D> {
     fn weight(&self, span: Span) -> Ptr {
         debug_assert_eq!(span.region, Region::Params);
         self.weights.offset(span.start * self.precision().n_bytes())
+    }
+
+    /// Where the key of dropout lies.
+    fn key(&self) -> Ptr {
+        self.stats.at.offset(2 * 8)
+    }
+
+    fn dropout_args(&self, dropout: Dropout) -> [Arg; 4] {
+        let keep = 1.0 / (1.0 - dropout.p);
+        [Arg::F32(dropout.p), Arg::F32(keep), Arg::Ptr(self.key()), Arg::U64(dropout.key)]
     }
 
     /// Runs a kernel of blocks of [`BLOCK`] threads.
@@ -202,119 +200,6 @@ impl<D: Device> Cuda<D> {
     fn narrow(&mut self, out: Ptr, x: Ptr, n: usize) {
         self.launch_loop("narrow", n as u64, &[Arg::Ptr(out), Arg::Ptr(x), Arg::U64(n as u64)]);
     }
-
-    /// Logits of a chunk after another, their losses, and with `gradients` (d_x, d_table, scale) what
-    /// follows from them.
-    fn head(&mut self, x: Span, table: Span, gradients: Option<(Span, Span, f32)>) {
-        let n = self.batch.n_tokens;
-        let c = x.len / n;
-        let v = table.len / c;
-        let n_rows = (CHUNK_LOGITS / v).clamp(64, 4096).min(n);
-        let n_bytes = self.precision().n_bytes();
-        let logits_bytes = (n_rows * v * 4).next_multiple_of(256);
-        let d_logits_bytes =
-            if n_bytes == 4 { 0 } else { (n_rows * v * n_bytes).next_multiple_of(256) };
-        let logits = self.scratch(logits_bytes + d_logits_bytes + n * 4);
-        // In f32 the gradients replace the logits.
-        let d_logits = if n_bytes == 4 { logits } else { logits.offset(logits_bytes) };
-        let losses = logits.offset(logits_bytes + d_logits_bytes);
-        let scale = gradients.map_or(0.0, |(.., scale)| scale);
-        for start in (0..n).step_by(n_rows) {
-            let rows = n_rows.min(n - start);
-            let x = self.address(x).offset(start * c * n_bytes);
-            let table = self.weight(table);
-            let chunk = Product {
-                layout: Layout::NT,
-                out: logits,
-                wide: true,
-                accumulate: false,
-                a: x,
-                b: table,
-                bias: Ptr::NULL,
-                m: rows,
-                n: v,
-                k: c,
-            };
-            self.multiply(&chunk);
-            let args = [
-                Arg::Ptr(losses.offset(start * 4)),
-                Arg::Ptr(d_logits),
-                Arg::Ptr(logits),
-                Arg::Ptr(self.batch.targets.offset(start * 4)),
-                Arg::U32(v as u32),
-                Arg::F32(scale),
-            ];
-            self.launch("cross_entropy", [rows, 1, 1], &args);
-            if let Some((d_x, d_table, _)) = gradients {
-                let d_x = self.address(d_x).offset(start * c * n_bytes);
-                self.multiply(&Product {
-                    layout: Layout::NN,
-                    out: d_x,
-                    wide: false,
-                    a: d_logits,
-                    n: c,
-                    k: v,
-                    ..chunk
-                });
-                self.multiply(&Product {
-                    layout: Layout::TN,
-                    out: self.address(d_table),
-                    accumulate: true,
-                    a: d_logits,
-                    b: x,
-                    m: v,
-                    n: c,
-                    k: rows,
-                    ..chunk
-                });
-            }
-        }
-        let args = [Arg::Ptr(self.stats.at), Arg::Ptr(losses), Arg::U32(n as u32)];
-        self.launch("add_losses", [1, 1, 1], &args);
-        self.n_targets += self.batch.n_targets;
-    }
-
-    /// The kernel for heads of a size: its name, and whether it runs on tensor cores.
-    fn attention_kernel(
-        &self,
-        s: AttentionShape,
-        kernels: [&'static str; 4],
-    ) -> (&'static str, bool) {
-        let fits = self.precision() == Precision::Bf16 && s.head_dim.is_multiple_of(8);
-        match s.head_dim {
-            ..=32 if fits => (kernels[1], true),
-            33..=64 if fits => (kernels[2], true),
-            65..=128 if fits => (kernels[3], true),
-            _ => (kernels[0], false),
-        }
-    }
-
-    fn launch_attention(
-        &mut self,
-        kernels: [&'static str; 4],
-        mut args: Vec<Arg>,
-        s: AttentionShape,
-        dropout: Dropout,
-    ) {
-        let (kernel, tensor_cores) = self.attention_kernel(s, kernels);
-        let AttentionShape { n_batch, n_ctx, n_head, head_dim } = s;
-        if !tensor_cores {
-            args.push(Arg::U32(n_batch as u32));
-        }
-        args.extend([n_ctx, n_head, head_dim].map(|n| Arg::U32(n as u32)));
-        args.push(Arg::F32(1.0 / xelm_runtime::math::sqrt(head_dim as f32)));
-        args.extend(dropout_args(dropout));
-        if head_dim > MAX_HEAD_DIM {
-            self.refuse(format!(
-                "heads of {head_dim} numbers, only up to {MAX_HEAD_DIM}: use more"
-            ));
-        } else if tensor_cores {
-            let grid = [n_ctx.div_ceil(ATTENTION_ROWS), n_batch * n_head, 1];
-            self.launch_blocks(kernel, grid, ATTENTION_BLOCK, &args);
-        } else {
-            self.launch(kernel, warps(n_batch * n_head * n_ctx), &args);
-        }
-    }
 }
 
 /// The grid of a kernel with one warp per item.
@@ -326,11 +211,6 @@ fn warps(n: usize) -> [usize; 3] {
 fn runs(n_rows: usize) -> (usize, usize) {
     let rows = n_rows.div_ceil(MAX_RUNS).next_multiple_of(8);
     (n_rows.div_ceil(rows), rows)
-}
-
-fn dropout_args(dropout: Dropout) -> [Arg; 3] {
-    let keep = 1.0 / (1.0 - dropout.p);
-    [Arg::F32(dropout.p), Arg::F32(keep), Arg::U64(dropout.key)]
 }
 
 /// Bytes of a number of a region.

@@ -1,12 +1,13 @@
 //! The operations of the seam: one or a few launches each.
 
 use super::{
-    Arg, BLOCK, Batch, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP,
-    dropout_args, grow, memory_bytes, number_bytes, region_bytes, runs, warps,
+    Arg, BLOCK, Cuda, Device, LOOP_BLOCKS, Layout, Precision, Product, Ptr, WARP, grow,
+    memory_bytes, number_bytes, region_bytes, runs, warps,
 };
 use crate::Result;
 use crate::backend::{
-    Activation, AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Sizes, Span, StepStats,
+    Activation, AdamW, AttentionShape, Backend, Dropout, Plans, Region, Residual, Sizes, Span,
+    StepStats,
 };
 
 impl<D: Device> Backend for Cuda<D> {
@@ -14,9 +15,9 @@ impl<D: Device> Backend for Cuda<D> {
         let precision = self.precision();
         let n_bytes = memory_bytes(&sizes, precision);
         grow(&mut self.device, &mut self.memory, n_bytes)?;
-        grow(&mut self.device, &mut self.stats, 2 * 8)?;
+        grow(&mut self.device, &mut self.stats, 3 * 8)?;
         self.device.clear(self.memory.at, n_bytes);
-        self.device.clear(self.stats.at, 2 * 8);
+        self.device.clear(self.stats.at, 3 * 8);
         let mut end = self.memory.at;
         for region in Region::ALL {
             self.base[region as usize] = end;
@@ -34,6 +35,14 @@ impl<D: Device> Backend for Cuda<D> {
         [self.memory, self.stats, self.scratch, self.batch.buffer].iter().map(|b| b.n_bytes).sum()
     }
 
+    fn plans(&self) -> Option<Plans> {
+        self.device.plans()
+    }
+
+    fn repeat(&mut self, plans: &Plans) -> bool {
+        self.device.repeat(plans)
+    }
+
     fn write(&mut self, to: Span, values: &[f32]) {
         let bytes = bytemuck::cast_slice(values);
         let address = self.address(to);
@@ -49,7 +58,7 @@ impl<D: Device> Backend for Cuda<D> {
         }
     }
 
-    fn read(&self, from: Span, values: &mut [f32]) -> Result<()> {
+    fn read(&mut self, from: Span, values: &mut [f32]) -> Result<()> {
         if self.precision() == Precision::Bf16 && from.region == Region::Activations {
             let mut bits = vec![0u16; values.len()];
             self.device.download(self.address(from), bytemuck::cast_slice_mut(&mut bits))?;
@@ -68,46 +77,14 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]) {
-        let n = inputs.len();
-        let n_targets = targets.iter().filter(|&&t| t != IGNORE).count();
-        // The inputs' places by token: the embedding's gradient has one writer per row.
-        let mut places: Vec<u32> = (0..n as u32).collect();
-        places.sort_by_key(|&i| inputs[i as usize]); // stable: ascending for each token
-        let (mut unique, mut starts) = (Vec::new(), Vec::new());
-        for (i, &place) in (0u32..).zip(&places) {
-            let token = inputs[place as usize];
-            if unique.last() != Some(&token) {
-                unique.push(token);
-                starts.push(i);
-            }
-        }
-        starts.push(n as u32);
-        let mut words = Vec::with_capacity(5 * n + 1);
-        let mut part = |values: &[u32]| {
-            words.extend_from_slice(values);
-            (words.len() - values.len()) * 4
-        };
-        let at = [part(inputs), part(targets), part(&unique), part(&starts), part(&places)];
-        match grow(&mut self.device, &mut self.batch.buffer, (5 * n + 1) * 4) {
-            Ok(()) => self.device.upload(self.batch.buffer.at, bytemuck::cast_slice(&words)),
+        if let Err(error) = self.batch.load(&mut self.device, inputs, targets) {
             // The step goes on without launching anything.
-            Err(error) => {
-                self.failed.get_or_insert(error);
-            }
+            self.failed.get_or_insert(error);
         }
-        let buffer = self.batch.buffer;
-        let [inputs, targets, unique_at, starts, places] = at.map(|at| buffer.at.offset(at));
-        self.batch = Batch {
-            buffer,
-            n_tokens: n,
-            n_targets: n_targets as u64,
-            n_unique: unique.len(),
-            inputs,
-            targets,
-            unique: unique_at,
-            starts,
-            places,
-        };
+    }
+
+    fn dropout_key(&mut self, key: u64) {
+        self.device.upload(self.key(), &key.to_le_bytes());
     }
 
     fn embed(&mut self, out: Span, table: Span, positions: Span, scale: f32, n_ctx: usize) {
@@ -130,27 +107,30 @@ impl<D: Device> Backend for Cuda<D> {
             self.at(d_table),
             self.at(d_out),
             Arg::Ptr(self.batch.unique),
+            Arg::Ptr(self.batch.n_unique),
             Arg::Ptr(self.batch.starts),
             Arg::Ptr(self.batch.places),
             Arg::F32(scale),
             Arg::U32(n_embd as u32),
         ];
-        self.launch("embed_backward", [self.batch.n_unique, 1, 1], &args);
+        self.launch("embed_backward", [self.batch.n_tokens, 1, 1], &args);
     }
 
     fn layer_norm(&mut self, out: Span, stats: Span, x: Span, weight: Span, bias: Span, eps: f32) {
-        let (c, n) = (weight.len, x.len / weight.len);
-        let args = [
-            self.at(out),
-            self.at(stats),
-            self.at(x),
-            Arg::Ptr(self.weight(weight)),
-            Arg::Ptr(self.weight(bias)),
-            Arg::F32(eps),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-        ];
-        self.launch("layer_norm", warps(n), &args);
+        self.norm(out, stats, x, None, weight, bias, eps);
+    }
+
+    fn residual_norm(
+        &mut self,
+        out: Span,
+        stats: Span,
+        stream: Span,
+        residual: Residual,
+        weight: Span,
+        bias: Span,
+        eps: f32,
+    ) {
+        self.norm(out, stats, stream, Some(residual), weight, bias, eps);
     }
 
     fn layer_norm_backward(
@@ -163,31 +143,23 @@ impl<D: Device> Backend for Cuda<D> {
         stats: Span,
         weight: Span,
     ) {
-        let (c, n) = (weight.len, x.len / weight.len);
-        let (n_runs, rows) = runs(n);
-        let partial = self.scratch(n_runs * 2 * c * 4);
-        let args = [
-            Arg::Ptr(partial),
-            self.at(d_out),
-            self.at(x),
-            self.at(stats),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-            Arg::U32(rows as u32),
-        ];
-        self.launch("layer_norm_columns", [c.div_ceil(WARP), n_runs, 1], &args);
-        self.add_partial_sums(self.address(d_weight), partial, n_runs, 2 * c, c);
-        self.add_partial_sums(self.address(d_bias), partial.offset(c * 4), n_runs, 2 * c, c);
-        let args = [
-            self.at(d_x),
-            self.at(d_out),
-            self.at(x),
-            self.at(stats),
-            Arg::Ptr(self.weight(weight)),
-            Arg::U32(n as u32),
-            Arg::U32(c as u32),
-        ];
-        self.launch("layer_norm_backward", warps(n), &args);
+        self.norm_backward(d_x, None, d_weight, d_bias, d_out, x, stats, weight);
+    }
+
+    fn residual_norm_backward(
+        &mut self,
+        d_stream: Span,
+        d_branch: Span,
+        dropout: Dropout,
+        d_weight: Span,
+        d_bias: Span,
+        d_out: Span,
+        stream: Span,
+        stats: Span,
+        weight: Span,
+    ) {
+        let branch = Some((d_branch, dropout));
+        self.norm_backward(d_stream, branch, d_weight, d_bias, d_out, stream, stats, weight);
     }
 
     fn linear(&mut self, out: Span, x: Span, weight: Span, bias: Span) {
@@ -297,20 +269,6 @@ impl<D: Device> Backend for Cuda<D> {
         self.launch_attention(kernels, args, shape, dropout);
     }
 
-    fn residual(&mut self, out: Span, x: Span, branch: Span, dropout: Dropout) {
-        let n = self.packs(out);
-        let mut args = vec![self.at(out), self.at(x), self.at(branch), Arg::U64(n)];
-        args.extend(dropout_args(dropout));
-        self.launch_loop("residual", n, &args);
-    }
-
-    fn residual_backward(&mut self, d_branch: Span, d_out: Span, dropout: Dropout) {
-        let n = self.packs(d_out);
-        let mut args = vec![self.at(d_branch), Arg::Ptr(Ptr::NULL), self.at(d_out), Arg::U64(n)];
-        args.extend(dropout_args(dropout));
-        self.launch_loop("residual", n, &args);
-    }
-
     fn head_loss(&mut self, d_x: Span, d_table: Span, x: Span, table: Span, scale: f32) {
         self.head(x, table, Some((d_x, d_table, scale)));
     }
@@ -341,6 +299,8 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn grad_norm(&mut self, grads: Span) {
+        // An update differs from the last one, the micro-batch before it does not.
+        self.device.submit();
         let partial = self.scratch(LOOP_BLOCKS as usize * 8);
         let n_blocks = (grads.len as u64).div_ceil(u64::from(BLOCK)).min(LOOP_BLOCKS);
         let args = [Arg::Ptr(partial), self.at(grads), Arg::U64(grads.len as u64)];
@@ -385,7 +345,7 @@ impl<D: Device> Backend for Cuda<D> {
         Ok(StepStats { loss: gathered[0] / n_targets as f64, grad_norm: gathered[1] })
     }
 
-    fn first_non_finite(&self, spans: &[Span]) -> Result<Option<usize>> {
+    fn first_non_finite(&mut self, spans: &[Span]) -> Result<Option<usize>> {
         for (i, &span) in spans.iter().enumerate() {
             let mut values = vec![0.0; span.len];
             self.read(span, &mut values)?;

@@ -45,10 +45,10 @@ __device__ inline float from_lane(float v, u32 lane) { return __shfl_sync(ALL_LA
 // of the head.
 KERNEL(BLOCK)
 attention(T* out, float* lse, const T* qkv, u32 n_batch, u32 n_ctx, u32 n_head, u32 head_dim, float scale,
-          float p, float keep, u64 key) {
+          float p, float keep, const u64* key, u64 place) {
     Head h(n_batch, n_ctx, n_head, head_dim);
     if (!h.inside) return;
-    Dropout dropout = {p, keep, key};
+    Dropout dropout = dropout_at(p, keep, key, place);
     u32 lane = threadIdx.x % WARP;
     const T* q = qkv + h.in_qkv(h.position, 0);
     float max = -MAX_FLOAT, sum = 0.0f, acc[PER_LANE] = {};
@@ -94,10 +94,11 @@ attention_delta(float* delta, const T* d_out, const T* out, u32 n_batch, u32 n_c
 // The queries' gradient: d_q = sum over keys of d_s * k, with d_s = prob * (d_prob - delta) * scale.
 KERNEL(BLOCK)
 attention_d_q(T* d_qkv, const T* d_out, const float* lse, const float* delta, const T* qkv, u32 n_batch,
-              u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p, float keep, u64 key) {
+              u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p, float keep, const u64* key,
+              u64 place) {
     Head h(n_batch, n_ctx, n_head, head_dim);
     if (!h.inside) return;
-    Dropout dropout = {p, keep, key};
+    Dropout dropout = dropout_at(p, keep, key, place);
     u32 lane = threadIdx.x % WARP;
     const T *q = qkv + h.in_qkv(h.position, 0), *d = d_out + h.in_out(h.position);
     float acc[PER_LANE] = {};
@@ -125,10 +126,11 @@ attention_d_q(T* d_qkv, const T* d_out, const float* lse, const float* delta, co
 // The keys' and values' gradients: d_k = sum over queries of d_s * q, d_v of prob * d_out.
 KERNEL(BLOCK)
 attention_d_kv(T* d_qkv, const T* d_out, const float* lse, const float* delta, const T* qkv, u32 n_batch,
-               u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p, float keep, u64 key) {
+               u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p, float keep, const u64* key,
+               u64 place) {
     Head h(n_batch, n_ctx, n_head, head_dim);
     if (!h.inside) return;
-    Dropout dropout = {p, keep, key};
+    Dropout dropout = dropout_at(p, keep, key, place);
     u32 lane = threadIdx.x % WARP;
     u64 first_row = h.row - h.position;
     const T *k = qkv + h.in_qkv(h.position, 1), *v = qkv + h.in_qkv(h.position, 2);

@@ -323,22 +323,23 @@ __device__ void backward_kv(bf16* d_qkv, const bf16* d_out, const float* lse, co
 #define ATTENTION(HD, N_FORWARD, N_Q, N_KV)                                                             \
     KERNEL(THREADS)                                                                                     \
     attention_##HD(bf16* out, float* lse, const bf16* qkv, u32 n_ctx, u32 n_head, u32 head_dim,         \
-                   float scale, float p, float keep, u64 key) {                                         \
-        forward<HD, N_FORWARD>(out, lse, qkv, Shape(n_ctx, n_head, head_dim), scale, {p, keep, key});   \
+                   float scale, float p, float keep, const u64* key, u64 place) {                       \
+        forward<HD, N_FORWARD>(out, lse, qkv, Shape(n_ctx, n_head, head_dim), scale,                    \
+                               dropout_at(p, keep, key, place));                                        \
     }                                                                                                   \
     KERNEL(THREADS)                                                                                     \
     attention_d_q_##HD(bf16* d_qkv, const bf16* d_out, const float* lse, const float* delta,            \
                        const bf16* qkv, u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p,      \
-                       float keep, u64 key) {                                                           \
+                       float keep, const u64* key, u64 place) {                                         \
         backward_q<HD, N_Q>(d_qkv, d_out, lse, delta, qkv, Shape(n_ctx, n_head, head_dim), scale,       \
-                            {p, keep, key});                                                            \
+                            dropout_at(p, keep, key, place));                                           \
     }                                                                                                   \
     KERNEL(THREADS)                                                                                     \
     attention_d_kv_##HD(bf16* d_qkv, const bf16* d_out, const float* lse, const float* delta,           \
                         const bf16* qkv, u32 n_ctx, u32 n_head, u32 head_dim, float scale, float p,     \
-                        float keep, u64 key) {                                                          \
+                        float keep, const u64* key, u64 place) {                                        \
         backward_kv<HD, N_KV>(d_qkv, d_out, lse, delta, qkv, Shape(n_ctx, n_head, head_dim), scale,     \
-                              {p, keep, key});                                                          \
+                              dropout_at(p, keep, key, place));                                         \
     }
 
 ATTENTION(32, 64, 64, 64)

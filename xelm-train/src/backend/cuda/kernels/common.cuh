@@ -118,3 +118,13 @@ __device__ inline float dropout_factor(Dropout d, u64 i) {
     float uniform = (float)((z ^ (z >> 31)) >> 40) * (1.0f / 16777216.0f);
     return uniform < d.p ? 0.0f : d.keep;
 }
+
+// Dropout at a place. A micro-batch's key lies in memory, so that the launches of all of them are the same.
+__device__ inline Dropout dropout_at(float p, float keep, const u64* key, u64 place) {
+    return {p, keep, p > 0.0f ? *key ^ place : 0};
+}
+
+// What is left of number i. Rounded before it is added to anything, as on the CPU.
+__device__ inline float dropped(float x, Dropout d, u64 i) {
+    return d.p > 0.0f ? __fmul_rn(x, dropout_factor(d, i)) : x;
+}

@@ -52,22 +52,6 @@ activation_backward(Pack* d_x, const Pack* x, u64 n_packs, u32 kind) {
     }
 }
 
-// out = x + dropout(branch); without x where it is null.
-KERNEL(BLOCK)
-residual(Pack* out, const Pack* x, const Pack* branch, u64 n_packs, float p, float keep, u64 key) {
-    Dropout dropout = {p, keep, key};
-    for (u64 i = global_index(); i < n_packs; i += global_size()) {
-        Pack in = branch[i], base, result;
-        if (x) base = x[i];
-        for (int j = 0; j < Pack::N; j++) {
-            float v = to_float(in.at[j]);
-            if (p > 0.0f) v *= dropout_factor(dropout, i * Pack::N + j);
-            store(&result.at[j], x ? to_float(base.at[j]) + v : v);
-        }
-        out[i] = result;
-    }
-}
-
 // Sums of each column over one run of rows, partial [runs, C]. Grid: (columns / 32, runs).
 KERNEL(BLOCK)
 column_sums(float* partial, const T* x, u32 n_rows, u32 n_cols, u32 rows_per_run) {

@@ -14,10 +14,12 @@ embed(T* out, const T* table, const float* positions, const u32* inputs, float s
 }
 
 // d_table[tokens[b]] += scale * sum of d_out over the places where that token stands, in their order:
-// places[starts[b] .. starts[b + 1]]. One block per different token, so no two add to one row.
+// places[starts[b] .. starts[b + 1]]. One block per different token, so no two add to one row;
+// the blocks beyond their number have nothing to do.
 KERNEL(BLOCK)
-embed_backward(float* d_table, const T* d_out, const u32* tokens, const u32* starts, const u32* places,
-               float scale, u32 n_embd) {
+embed_backward(float* d_table, const T* d_out, const u32* tokens, const u32* n_tokens, const u32* starts,
+               const u32* places, float scale, u32 n_embd) {
+    if (blockIdx.x >= *n_tokens) return;
     float* row = d_table + (u64)tokens[blockIdx.x] * n_embd;
     u32 start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (u32 c = threadIdx.x; c < n_embd; c += blockDim.x) {

@@ -5,17 +5,27 @@
 // The packs of a row that a lane works on: for (ROW_PACKS(c, n)) { numbers c .. c + Pack::N }
 #define ROW_PACKS(c, n) u32 c = threadIdx.x % WARP * Pack::N; c < n; c += WARP * Pack::N
 
-// out = (x - mean) * rstd * weight + bias; stats [N, 2] keeps mean and rstd.
+// x = before + dropout(branch), where there is a branch; out = (x - mean) * rstd * weight + bias; stats
+// [N, 2] keeps mean and rstd. The statistics are those of the rounded x, which the backward pass reads.
 KERNEL(BLOCK)
-layer_norm(T* out, float* stats, const T* x, const T* weight, const T* bias, float eps, u32 n_rows,
-           u32 n_embd) {
+layer_norm(T* out, float* stats, T* x, const T* before, const T* branch, const T* weight, const T* bias,
+           float eps, u32 n_rows, u32 n_embd, float p, float keep, const u64* key, u64 place) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
-    x += (u64)row * n_embd;
-    out += (u64)row * n_embd;
+    u64 start = (u64)row * n_embd;
+    Dropout dropout = dropout_at(p, keep, key, place);
+    x += start;
+    out += start;
     float sum = 0.0f;
     for (ROW_PACKS(c, n_embd)) {
-        Pack in = load_pack(x, c, n_embd);
+        Pack in = load_pack(before + start, c, n_embd);
+        if (branch) {
+            Pack add = load_pack(branch + start, c, n_embd);
+            for (u32 j = 0; j < Pack::N; j++)
+                store(&in.at[j], to_float(in.at[j]) + dropped(to_float(add.at[j]), dropout, start + c + j));
+            // Every lane reads again what it has written itself.
+            store_pack(x, c, n_embd, in);
+        }
         for (u32 j = 0; j < Pack::N; j++) sum += to_float(in.at[j]);
     }
     float mean = warp_sum(sum) / n_embd;
@@ -42,15 +52,18 @@ layer_norm(T* out, float* stats, const T* x, const T* weight, const T* bias, flo
     }
 }
 
-// With y = (x - mean) * rstd and g = d_out * weight: d_x += rstd * (g - mean(g) - y * mean(g * y)).
+// With y = (x - mean) * rstd and g = d_out * weight: d_x += rstd * (g - mean(g) - y * mean(g * y)), and
+// d_branch = dropout(d_x) where there is a branch.
 KERNEL(BLOCK)
-layer_norm_backward(T* d_x, const T* d_out, const T* x, const float* stats, const T* weight, u32 n_rows,
-                    u32 n_embd) {
+layer_norm_backward(T* d_x, T* d_branch, const T* d_out, const T* x, const float* stats, const T* weight,
+                    u32 n_rows, u32 n_embd, float p, float keep, const u64* key, u64 place) {
     u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= n_rows) return;
-    x += (u64)row * n_embd;
-    d_x += (u64)row * n_embd;
-    d_out += (u64)row * n_embd;
+    u64 start = (u64)row * n_embd;
+    Dropout dropout = dropout_at(p, keep, key, place);
+    x += start;
+    d_x += start;
+    d_out += start;
     float mean = stats[2 * (u64)row], rstd = stats[2 * (u64)row + 1];
     float g_sum = 0.0f, gy_sum = 0.0f;
     for (ROW_PACKS(c, n_embd)) {
@@ -72,6 +85,11 @@ layer_norm_backward(T* d_x, const T* d_out, const T* x, const float* stats, cons
             store(&sum.at[j], to_float(sum.at[j]) + rstd * (g - g_mean - y * gy_mean));
         }
         store_pack(d_x, c, n_embd, sum);
+        if (d_branch) {
+            for (u32 j = 0; j < Pack::N; j++)
+                store(&sum.at[j], dropped(to_float(sum.at[j]), dropout, start + c + j));
+            store_pack(d_branch + start, c, n_embd, sum);
+        }
     }
 }
 
