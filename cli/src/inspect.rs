@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "BYTES", requires = "plan")]
     kv_budget: usize,
     /// With --plan: how keys and values are stored.
-    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    #[arg(long, default_value = "f16", value_name = "TYPE", requires = "plan")]
     kv: KvArg,
     /// Print as JSON.
     #[arg(long)]

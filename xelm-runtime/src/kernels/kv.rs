@@ -91,10 +91,7 @@ impl KvElement for BlockQ8_0 {
     fn singles<'a>(_: Isa, stored: &'a [Self], room: &'a mut [f32]) -> &'a [f32] {
         let room = &mut room[..BLOCK * stored.len()];
         for (x, block) in room.as_chunks_mut::<BLOCK>().0.iter_mut().zip(stored) {
-            let d = f16_to_f32(block.d);
-            for i in 0..BLOCK {
-                x[i] = d * f32::from(block.qs[i]);
-            }
+            *x = block.dequantize();
         }
         room
     }

@@ -149,6 +149,10 @@ impl BlockQ8_0 {
     #[inline(always)]
     pub fn dequantize(&self) -> [f32; BLOCK] {
         let d = f16_to_f32(self.d);
-        self.qs.map(|q| d * f32::from(q))
+        let mut x = [0.0; BLOCK];
+        for i in 0..BLOCK {
+            x[i] = d * f32::from(self.qs[i]);
+        }
+        x
     }
 }

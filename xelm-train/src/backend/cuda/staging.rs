@@ -24,16 +24,17 @@ impl Staging {
         Ok(Staging { memory, copied })
     }
 
-    /// Queues a copy, after the last one from here is done.
+    /// Queues a copy of at most [`STAGED`] bytes, after the last one from here is done.
     pub(super) fn copy(
         &self,
         to: Ptr,
         bytes: &[u8],
         stream: sys::CUstream,
     ) -> std::result::Result<(), DriverError> {
+        assert!(bytes.len() <= STAGED, "more than the staging memory holds");
         // SAFETY: the event is this struct's own; one that was never recorded counts as done.
         unsafe { result::event::synchronize(self.copied) }?;
-        // SAFETY: the caller has at most STAGED bytes, and nothing reads the memory any more.
+        // SAFETY: at most STAGED bytes, by the assertion, and nothing reads the memory any more.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory, bytes.len()) };
         // SAFETY: just written, and not written again before the copy is done.
         let staged = unsafe { std::slice::from_raw_parts(self.memory, bytes.len()) };
