@@ -41,7 +41,8 @@ struct Index {
 
 namespace shim {
 
-const size_t STACK = 64 << 10;
+// Not a power of two: all stacks would lie in the same few sets of the caches, and each turn would miss them.
+const size_t STACK = (64 << 10) + 17 * 64;
 const unsigned MAX_THREADS = 256;
 const int WARP = 32;
 
@@ -101,7 +102,7 @@ asm(".text\n"
 // Gives the turn to the next fibre that is not done.
 inline void yield() {
     size_t me = running;
-    do running = (running + 1) % fibres.size();
+    do running = running + 1 == fibres.size() ? 0 : running + 1;
     while (fibres[running].done && running != me);
     if (running != me) shim_switch(&fibres[me].stack_pointer, fibres[running].stack_pointer);
 }
@@ -136,11 +137,12 @@ void wait(Barrier& barrier, unsigned expected, F action) {
 
 inline unsigned thread() { return fibres[running].thread; }
 
-// An operation of the whole warp: every lane gives a slot, `action` changes the warp's slots in place.
-template <class F>
-Slot together(const Slot& given, F action) {
+// An operation of the whole warp: every lane gives what it fills its slot with, `action` changes the warp's slots in
+// place. The slot is the lane's own until its next operation.
+template <class G, class F>
+const Slot& together(G give, F action) {
     unsigned me = thread(), first = me / WARP * WARP;
-    slots[me] = given;
+    give(slots[me]);
     wait(warp_barriers[me / WARP], WARP, [&] { action(&slots[first]); });
     return slots[me];
 }
@@ -149,15 +151,16 @@ template <class V>
 V shuffle(V value, unsigned source) {
     static_assert(sizeof(V) <= 8);
     // The sources differ between lanes: each lane's wish travels in the upper words.
-    Slot give = {};
-    memcpy(give.words, &value, sizeof(V));
-    give.words[2] = source;
-    Slot got = together(give, [](Slot* warp) {
-        Slot old[WARP];
-        memcpy(old, warp, sizeof(old));
-        for (int lane = 0; lane < WARP; lane++) warp[lane].word = old[old[lane].words[2]].word;
-    });
-    memcpy(&value, &got, sizeof(V));
+    auto give = [&](Slot& slot) {
+        memcpy(&slot, &value, sizeof(V));
+        slot.words[2] = source;
+    };
+    auto take = [](Slot* warp) {
+        uint64_t old[WARP];
+        for (int lane = 0; lane < WARP; lane++) old[lane] = warp[lane].word;
+        for (int lane = 0; lane < WARP; lane++) warp[lane].word = old[warp[lane].words[2]];
+    };
+    memcpy(&value, &together(give, take), sizeof(V));
     return value;
 }
 
@@ -309,11 +312,12 @@ inline float half(uint32_t word, int upper) {
 // The twins of tensor_core.cuh, by the fragment layouts of the PTX manual.
 
 inline void mma16816(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    shim::Slot give;
-    memcpy(give.mma.d, d, 16);
-    memcpy(give.mma.a, a, 16);
-    memcpy(give.mma.b, b, 8);
-    shim::Slot got = shim::together(give, [](shim::Slot* warp) {
+    auto give = [&](shim::Slot& slot) {
+        memcpy(slot.mma.d, d, 16);
+        memcpy(slot.mma.a, a, 16);
+        memcpy(slot.mma.b, b, 8);
+    };
+    const shim::Slot& got = shim::together(give, [](shim::Slot* warp) {
         float left[16][16], right[16][8];
         for (int lane = 0; lane < 32; lane++) {
             int g = lane / 4, t = lane % 4;
@@ -338,9 +342,8 @@ inline void load_matrices(uint32_t out[4], const void* row, bool transposed) {
         fprintf(stderr, "shim: ldmatrix of a row that is not aligned\n");
         abort();
     }
-    Slot give;
-    give.pointer = row;
-    Slot got = together(give, [=](Slot* warp) {
+    auto give = [&](Slot& slot) { slot.pointer = row; };
+    const Slot& got = together(give, [=](Slot* warp) {
         uint16_t m[4][8][8];
         for (int lane = 0; lane < 32; lane++) memcpy(m[lane / 8][lane % 8], warp[lane].pointer, 16);
         for (int lane = 0; lane < 32; lane++)
