@@ -45,7 +45,7 @@ class Table:
 
 
 def library_path():
-    """Where cuBLASLt may lie: the toolkit, and PyTorch's wheels."""
+    """Where cuBLASLt and NCCL may lie: the toolkit, and PyTorch's wheels."""
     folders = ["/usr/local/cuda/lib64", *glob.glob("/usr/local/cuda*/lib64")]
     if spec := importlib.util.find_spec("nvidia"):
         for root in spec.submodule_search_locations:
@@ -228,7 +228,8 @@ def main():
     if not devices["cuda"]:
         sys.exit(devices["missing"] or "the driver shows no card")
     card = devices["cuda"][0]
-    table.add("card", f"{card['name']}, cuBLASLt {'found' if devices['cublaslt'] else 'not found'}")
+    found = [f"{name} {'found' if devices[key] else 'not found'}" for name, key in [("cuBLASLt", "cublaslt"), ("NCCL", "nccl")]]
+    table.add("card", f"{len(devices['cuda'])} x {card['name']}, {', '.join(found)}")
 
     only = os.environ.get("XELM_GPU", "")
     if only != "runtime":

@@ -6,8 +6,8 @@
 #                            it to OUT/<date>-<card>.tsv (default docs/gpu); fails where a check falls short.
 #                            XELM_GPU=train or =runtime runs only those checks
 #
-# The machine with the card needs a driver and Python 3. cuBLASLt and PyTorch are used where they are found,
-# compute-sanitizer too; what is missing is said in the table.
+# The machine with the card needs a driver and Python 3. cuBLASLt, NCCL and PyTorch are used where they are
+# found, compute-sanitizer too; what is missing is said in the table.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

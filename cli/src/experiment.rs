@@ -45,7 +45,8 @@ const RECIPES: [Recipe; 2] = [Recipe::Q8_0, Recipe::Q4_0];
 impl Args {
     pub(crate) fn run(self, threads: usize) -> Result<()> {
         let config = Config::open(&self.config)?;
-        let jobs = self.jobs.unwrap_or(threads);
+        let jobs = self.jobs.unwrap_or_else(|| self.device.most_jobs(threads));
+        self.device.check_jobs(jobs)?;
         let experiment = Experiment::create(&self.out, &self.corpus, config)?;
         let open = || self.device.open();
         let listener = || -> Box<dyn Report + Send> { Box::new(Progress::lines()) };

@@ -90,7 +90,7 @@ struct Common {
     /// `xelm train --dry-run` do.
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
-    /// Cards of a task; say `--device cuda` after -- too.
+    /// Cards of a task; say `--device cuda` after -- too, or `--device cuda:0,1` where a task has two.
     #[arg(long, default_value_t = 0, value_name = "N")]
     gpus: usize,
     /// Minutes that a task of SLURM may take at a time, or all of a Kubernetes Job; the default is no limit but

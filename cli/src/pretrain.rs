@@ -58,7 +58,7 @@ impl ModelArgs {
 }
 
 /// What every training command takes.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TrainArgs {
     /// Updates.
     #[arg(long, value_name = "N")]

@@ -77,6 +77,7 @@ pub(crate) fn train(
     train: &TrainArgs,
     jobs: usize,
 ) -> Result<()> {
+    train.device.check_jobs(jobs)?;
     // The corpus is tokenized before several look for its tokens.
     run.tokenize(&mut Progress::new())?;
     if train.dry_run {

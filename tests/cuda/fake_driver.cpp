@@ -1,9 +1,9 @@
 // A driver without a card: what xelm calls of libcuda.so, with the kernels executed by the shim. It is
-// stricter than NVIDIA's: memory must be given back before its context, copies and launches need a
-// current context and live in allocated memory.
+// stricter than NVIDIA's: memory must be given back before its context, copies and launches need the
+// context of their card and live in its allocated memory.
 //
-// FAKE_FAIL_AFTER=n: launches until the card is lost. FAKE_MEMORY=bytes, FAKE_COMPUTE=major*10+minor,
-// FAKE_CARDS=n. FAKE_OLD: the driver does not know the PTX's version. FAKE_ORDER: of the fibres, a number of
+// FAKE_FAIL_AFTER=n: launches until a card is lost, of several the FAKE_LOST one. FAKE_MEMORY=bytes,
+// FAKE_COMPUTE=major*10+minor, FAKE_CARDS=n, FAKE_OTHER=n: one of them has another name. FAKE_OLD: the driver does not know the PTX's version. FAKE_ORDER: of the fibres, a number of
 // the shim's; a test in the same process changes it with fake_set_order and asks fake_count. FAKE_DRIVER: its
 // version.
 #include "launch.cpp"
@@ -28,6 +28,7 @@ enum Result {
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
     INVALID_HANDLE = 400,
+    NOT_READY = 600,
     CAPTURE_UNSUPPORTED = 900,
 };
 
@@ -49,9 +50,14 @@ const std::map<int, const char*> names = {
 std::mutex lock;
 bool initialized = false;
 int n_retained = 0;
-thread_local bool current = false;
-std::map<uint64_t, size_t> allocated; // device memory: address, bytes
-size_t n_allocated = 0;
+// Contexts, streams and events are the numbers of their cards, counted from 1.
+thread_local long current = 0;
+struct Memory {
+    size_t n_bytes;
+    long card;
+};
+std::map<uint64_t, Memory> allocated; // by address
+std::map<long, size_t> n_allocated;   // bytes of each card
 int n_handles = 0; // streams, events, page-locked memory, modules, graphs
 std::set<std::string> launched;
 // Milliseconds that the card has worked: only what fake_spend says.
@@ -69,13 +75,21 @@ long setting(const char* name, long otherwise) {
 
 shim::Order order = (shim::Order)setting("FAKE_ORDER", shim::FORWARD);
 
-bool lost() { return n_launches >= setting("FAKE_FAIL_AFTER", 1l << 60); }
+bool lost(long card) {
+    return card == setting("FAKE_LOST", 0) + 1 && n_launches >= setting("FAKE_FAIL_AFTER", 1l << 60);
+}
 
 // What every call on the card returns first.
 int check() {
     if (!initialized) return NOT_INITIALIZED;
     if (!current) return INVALID_CONTEXT;
-    return lost() ? LAUNCH_FAILED : SUCCESS;
+    return lost(current) ? LAUNCH_FAILED : SUCCESS;
+}
+
+// The same of calls that are given a stream.
+int check(void* stream) {
+    if (int error = check()) return error;
+    return (long)stream == current ? SUCCESS : INVALID_HANDLE;
 }
 
 // The same of calls that wait for the card, which a capture forbids.
@@ -84,12 +98,15 @@ int check_waiting() {
     return capture ? CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
-bool inside(uint64_t address, size_t n_bytes) {
+// Whose memory it is; 0 for nobody's.
+long owner(uint64_t address, size_t n_bytes) {
     auto next = allocated.upper_bound(address);
-    if (next == allocated.begin()) return false;
+    if (next == allocated.begin()) return 0;
     --next;
-    return address + n_bytes <= next->first + next->second;
+    return address + n_bytes <= next->first + next->second.n_bytes ? next->second.card : 0;
 }
+
+bool inside(uint64_t address, size_t n_bytes) { return owner(address, n_bytes) == current; }
 
 // Does now, or later where a graph is being made.
 void act(const std::function<void()>& action) {
@@ -108,7 +125,7 @@ template <class H>
 int new_handle(H* handle) {
     if (int error = check()) return error;
     n_handles++;
-    *handle = (H)1;
+    *handle = (H)current;
     return SUCCESS;
 }
 
@@ -122,6 +139,16 @@ extern "C" int fake_queue(const std::function<void()>* action) {
     if (int error = check()) return error;
     act(*action);
     return SUCCESS;
+}
+// The card, counted from 1, of memory; 0 for nobody's.
+extern "C" long fake_owner(uint64_t address, size_t n_bytes) {
+    std::lock_guard<std::mutex> alone(lock);
+    return owner(address, n_bytes);
+}
+// A library holds something of the driver's, or gives it back.
+extern "C" void fake_hold(int n) {
+    std::lock_guard<std::mutex> alone(lock);
+    n_handles += n;
 }
 extern "C" void fake_set_order(unsigned of) { order = (shim::Order)of; }
 // Allocations so far, launches so far, graph launches so far.
@@ -174,13 +201,14 @@ CALL(cuDeviceGetAttribute, int* value, int what, int) {
     return SUCCESS;
 }
 CALL(cuDeviceGetName, char* name, int len, int index) {
-    snprintf(name, len, "Fake card %d", index);
+    // Cards of one kind have one name.
+    snprintf(name, len, "Fake card %d", index == setting("FAKE_OTHER", -1) ? 1 : 0);
     return SUCCESS;
 }
-CALL(cuDevicePrimaryCtxRetain, void** context, int) {
+CALL(cuDevicePrimaryCtxRetain, void** context, int device) {
     ALONE;
     n_retained++;
-    *context = (void*)1;
+    *context = (void*)(long)(device + 1);
     return SUCCESS;
 }
 CALL(cuDevicePrimaryCtxRelease_v2, int) {
@@ -192,19 +220,29 @@ CALL(cuDevicePrimaryCtxRelease_v2, int) {
     return SUCCESS;
 }
 CALL(cuCtxSetCurrent, void* context) {
-    current = context != nullptr;
+    current = (long)context;
     return SUCCESS;
 }
 CALL(cuStreamCreate, void** stream, unsigned) {
     ALONE;
     return new_handle(stream);
 }
-CALL(cuStreamSynchronize, void*) {
+CALL(cuStreamSynchronize, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
     return check_waiting();
 }
-CALL(cuStreamBeginCapture_v2, void*, int) {
+CALL(cuStreamQuery, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
+    if (int error = check_waiting()) return error;
+    // Every second time there is still work.
+    static std::map<void*, bool> asked;
+    return (asked[stream] = !asked[stream]) ? NOT_READY : SUCCESS;
+}
+CALL(cuStreamBeginCapture_v2, void* stream, int) {
+    ALONE;
+    if (int error = check(stream)) return error;
     if (int error = check_waiting()) return error;
     capture = new Graph;
     return SUCCESS;
@@ -228,8 +266,9 @@ CALL(cuGraphUpload, Graph*, void*) {
     ALONE;
     return check_waiting();
 }
-CALL(cuGraphLaunch, Graph* graph, void*) {
+CALL(cuGraphLaunch, Graph* graph, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
     if (int error = check_waiting()) return error;
     n_graph_launches++;
     for (auto& action : *graph) action();
@@ -250,18 +289,20 @@ CALL(cuStreamDestroy_v2, void*) {
     return release_handle();
 }
 struct Event {
+    long card;
     bool timed;
     double at;
 };
 CALL(cuEventCreate, Event** event, unsigned flags) {
     ALONE;
     if (int error = new_handle(event)) return error;
-    *event = new Event{(flags & 2) == 0, -1};
+    *event = new Event{current, (flags & 2) == 0, -1};
     return SUCCESS;
 }
-CALL(cuEventRecord, Event* event, void*) {
+CALL(cuEventRecord, Event* event, void* stream) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check(stream)) return error;
+    if (event->card != current) return INVALID_HANDLE;
     event->at = now;
     return SUCCESS;
 }
@@ -310,26 +351,27 @@ CALL(cuMemGetInfo_v2, size_t* left, size_t* total) {
     ALONE;
     if (int error = check()) return error;
     *total = setting("FAKE_MEMORY", 1l << 30);
-    *left = *total - n_allocated;
+    *left = *total - n_allocated[current];
     return SUCCESS;
 }
 CALL(cuMemAlloc_v2, uint64_t* address, size_t n_bytes) {
     ALONE;
     if (int error = check_waiting()) return error;
     n_allocations++;
-    if (n_allocated + n_bytes > (size_t)setting("FAKE_MEMORY", 1l << 30)) return OUT_OF_MEMORY;
+    if (n_allocated[current] + n_bytes > (size_t)setting("FAKE_MEMORY", 1l << 30)) return OUT_OF_MEMORY;
     void* memory = aligned_alloc(256, (n_bytes + 255) / 256 * 256);
     memset(memory, 0xff, n_bytes);
     *address = (uint64_t)memory;
-    allocated[*address] = n_bytes;
-    n_allocated += n_bytes;
+    allocated[*address] = {n_bytes, current};
+    n_allocated[current] += n_bytes;
     return SUCCESS;
 }
 CALL(cuMemFree_v2, uint64_t address) {
     ALONE;
     auto found = allocated.find(address);
     if (found == allocated.end()) return INVALID_VALUE;
-    n_allocated -= found->second;
+    if (found->second.card != current) return INVALID_CONTEXT;
+    n_allocated[current] -= found->second.n_bytes;
     allocated.erase(found);
     free((void*)address);
     return SUCCESS;
@@ -345,8 +387,9 @@ CALL(cuMemFreeHost, void* memory) {
     free(memory);
     return release_handle();
 }
-CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t n_bytes, void*) {
+CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t n_bytes, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
     if (int error = check_waiting()) return error;
     if (!inside(to, n_bytes)) return ILLEGAL_ADDRESS;
     memcpy((void*)to, from, n_bytes);
@@ -359,8 +402,9 @@ CALL(cuMemcpyDtoH_v2, void* to, uint64_t from, size_t n_bytes) {
     memcpy(to, (const void*)from, n_bytes);
     return SUCCESS;
 }
-CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t n_bytes, void*) {
+CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t n_bytes, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
     if (int error = check_waiting()) return error;
     if (!inside(from, n_bytes)) return ILLEGAL_ADDRESS;
     memcpy(to, (const void*)from, n_bytes);
@@ -379,8 +423,9 @@ struct Rectangle {
     Place from, to;
     size_t width, height;
 };
-CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void*) {
+CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void* stream) {
     ALONE;
+    if (int error = check(stream)) return error;
     if (int error = check_waiting()) return error;
     if (copy->width == 0 || copy->height == 0) return SUCCESS;
     char* at[2];
@@ -396,25 +441,25 @@ CALL(cuMemcpy2DAsync_v2, const Rectangle* copy, void*) {
         memcpy(at[1] + row * copy->to.pitch, at[0] + row * copy->from.pitch, copy->width);
     return SUCCESS;
 }
-CALL(cuMemsetD8Async, uint64_t at, unsigned char value, size_t n_bytes, void*) {
+CALL(cuMemsetD8Async, uint64_t at, unsigned char value, size_t n_bytes, void* stream) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check(stream)) return error;
     if (!inside(at, n_bytes)) return ILLEGAL_ADDRESS;
     act([=] { memset((void*)at, value, n_bytes); });
     return SUCCESS;
 }
 CALL(cuLaunchKernel, const Entry* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-     unsigned bz, unsigned shared, void*, void** args, void** extra) {
+     unsigned bz, unsigned shared, void* stream, void** args, void** extra) {
     ALONE;
-    if (int error = check()) return error;
+    if (int error = check(stream)) return error;
     if (by != 1 || bz != 1 || shared != 0 || extra || gx == 0 || gy - 1 >= 65535 || gz - 1 >= 65535)
         return INVALID_VALUE;
     // A launch fails later than it is queued.
-    act([=, kernel = function->bind(args)] {
+    act([=, card = current, kernel = function->bind(args)] {
         unsigned grid[3] = {gx, gy, gz};
         n_launches++;
         launched.insert(function->name);
-        if (!lost()) shim::launch(grid, bx, order, kernel);
+        if (!lost(card)) shim::launch(grid, bx, order, kernel);
     });
     return SUCCESS;
 }

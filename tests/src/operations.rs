@@ -4,7 +4,8 @@ use xelm_runtime::config::{Activation, Config};
 use xelm_runtime::rng::Rng;
 use xelm_train::backend::cuda::Precision;
 use xelm_train::backend::{
-    AdamW, AttentionShape, Backend, Dropout, IGNORE, Region, Residual, Sizes, Span, StepStats,
+    AdamW, AttentionShape, Backend, Dropout, IGNORE, Operations, Region, Residual, Sizes, Span,
+    StepStats,
 };
 use xelm_train::model::{DropoutPlan, Model, Recompute, init};
 
@@ -94,6 +95,10 @@ impl Case {
         self.targets = (0..n)
             .map(|i| if i % 7 == 3 { IGNORE } else { self.rng.below(n_vocab as u32) })
             .collect();
+    }
+
+    fn computing(self, call: impl Fn(&mut dyn Operations) + 'static) -> Case {
+        self.calling(move |backend| call(backend.operations()))
     }
 
     fn calling(self, call: impl Fn(&mut dyn Backend) + 'static) -> Case {
@@ -192,12 +197,12 @@ pub fn embedding() -> Vec<Case> {
         case.batch(n, v);
         let (out, table) = (case.output(Activations, n * c), case.input(Params, v * c));
         let positions = case.input(Constants, t * c);
-        cases.push(case.calling(move |b| b.embed(out, table, positions, 3.5, t)));
+        cases.push(case.computing(move |b| b.embed(out, table, positions, 3.5, t)));
 
         let mut case = Case::new(format!("embed_backward {n}x{c}"));
         case.batch(n, v);
         let (d_table, d_out) = (case.changed(Grads, v * c), case.input(Activations, n * c));
-        cases.push(case.calling(move |b| b.embed_backward(d_table, d_out, 3.5, c)));
+        cases.push(case.computing(move |b| b.embed_backward(d_table, d_out, 3.5, c)));
     }
     cases
 }
@@ -213,7 +218,7 @@ pub fn layer_norm() -> Vec<Case> {
         let (out, stats) = (case.output(Activations, n * c), case.output(Statistics, n * 2));
         let x = case.input(Activations, n * c);
         let (weight, bias) = (case.input(Params, c), case.input(Params, c));
-        cases.push(case.calling(move |b| b.layer_norm(out, stats, x, weight, bias, 1e-5)));
+        cases.push(case.computing(move |b| b.layer_norm(out, stats, x, weight, bias, 1e-5)));
 
         let mut case = Case::new(format!("layer_norm_backward {n}x{c}"));
         let out = case.output(Activations, n * c);
@@ -222,7 +227,7 @@ pub fn layer_norm() -> Vec<Case> {
         let (weight, bias) = (case.input(Params, c), case.input(Params, c));
         let d_x = case.changed(Activations, n * c);
         let (d_weight, d_bias) = (case.changed(Grads, c), case.changed(Grads, c));
-        cases.push(case.calling(move |b| {
+        cases.push(case.computing(move |b| {
             // A variance of nearly nothing would magnify the rounding of the inputs.
             b.layer_norm(out, stats, x, weight, bias, 1e-2);
             b.layer_norm_backward(d_x, d_weight, d_bias, d_out, x, stats, weight);
@@ -238,14 +243,14 @@ pub fn linear() -> Vec<Case> {
         let mut case = Case::new(format!("linear {n}x{i}x{o}"));
         let (out, x) = (case.output(Activations, n * o), case.input(Activations, n * i));
         let (weight, bias) = (case.input(Params, o * i), case.input(Params, o));
-        cases.push(case.calling(move |b| b.linear(out, x, weight, bias)));
+        cases.push(case.computing(move |b| b.linear(out, x, weight, bias)));
 
         let mut case = Case::new(format!("linear_backward {n}x{i}x{o}"));
         let (d_x, x) = (case.output(Activations, n * i), case.input(Activations, n * i));
         let (d_out, weight) = (case.input(Activations, n * o), case.input(Params, o * i));
         let (d_weight, d_bias) = (case.changed(Grads, o * i), case.changed(Grads, o));
         cases.push(
-            case.calling(move |b| b.linear_backward(d_x, d_weight, d_bias, d_out, x, weight)),
+            case.computing(move |b| b.linear_backward(d_x, d_weight, d_bias, d_out, x, weight)),
         );
     }
     cases
@@ -258,11 +263,11 @@ pub fn activation() -> Vec<Case> {
         for n in [1, 1003, 4096] {
             let mut case = Case::new(format!("activation {kind:?} {n}"));
             let (out, x) = (case.output(Activations, n), case.input(Activations, n));
-            cases.push(case.calling(move |b| b.activation(out, x, kind)));
+            cases.push(case.computing(move |b| b.activation(out, x, kind)));
 
             let mut case = Case::new(format!("activation_backward {kind:?} {n}"));
             let (d_x, x) = (case.changed(Activations, n), case.input(Activations, n));
-            cases.push(case.calling(move |b| b.activation_backward(d_x, x, kind)));
+            cases.push(case.computing(move |b| b.activation_backward(d_x, x, kind)));
         }
     }
     cases
@@ -281,7 +286,7 @@ pub fn residual_norm() -> Vec<Case> {
             let (x, branch) = (case.input(Activations, n * c), case.input(Activations, n * c));
             let residual = Residual { x, branch, dropout };
             let (weight, bias) = (case.input(Params, c), case.input(Params, c));
-            cases.push(case.calling(move |b| {
+            cases.push(case.computing(move |b| {
                 b.residual_norm(out, stats, stream, residual, weight, bias, 1e-2);
             }));
 
@@ -292,7 +297,7 @@ pub fn residual_norm() -> Vec<Case> {
             let (d_x, d_branch) =
                 (case.changed(Activations, n * c), case.output(Activations, n * c));
             let (d_weight, d_bias) = (case.changed(Grads, c), case.changed(Grads, c));
-            cases.push(case.calling(move |b| {
+            cases.push(case.computing(move |b| {
                 b.layer_norm(out, stats, x, weight, bias, 1e-2);
                 b.residual_norm_backward(
                     d_x, d_branch, dropout, d_weight, d_bias, d_out, x, stats, weight,
@@ -340,19 +345,20 @@ pub fn compare_residual_norm_with_its_steps(backend: &mut dyn Backend, precision
                 .collect();
             backend.write(stream2, &sums);
             let residual = Residual { x, branch, dropout };
-            backend.residual_norm(out, stats, stream, residual, weight, bias, 1e-5);
-            backend.layer_norm(out2, stats2, stream2, weight, bias, 1e-5);
+            let ops = backend.operations();
+            ops.residual_norm(out, stats, stream, residual, weight, bias, 1e-5);
+            ops.layer_norm(out2, stats2, stream2, weight, bias, 1e-5);
             compare(backend, &[(stream, stream2), (out, out2), (stats, stats2)]);
 
             for (from, to) in [(d_stream, d_stream2), (d_weight, d_weight2), (d_bias, d_bias2)] {
                 let values = read(backend, from);
                 backend.write(to, &values);
             }
-            backend.residual_norm_backward(
+            let ops = backend.operations();
+            ops.residual_norm_backward(
                 d_stream, d_branch, dropout, d_weight, d_bias, d_out, stream, stats, weight,
             );
-            backend
-                .layer_norm_backward(d_stream2, d_weight2, d_bias2, d_out, stream2, stats2, weight);
+            ops.layer_norm_backward(d_stream2, d_weight2, d_bias2, d_out, stream2, stats2, weight);
             let left: Vec<f32> = (0u64..)
                 .zip(read(backend, d_stream2))
                 .map(|(i, d)| rounded(d * dropout.factor(i)))
@@ -397,14 +403,14 @@ pub fn attention() -> Vec<Case> {
             let mut case = Case::new(format!("attention {name}"));
             let (out, lse) = (case.output(Activations, n * c), case.output(Statistics, n * n_head));
             let qkv = case.input(Activations, n * 3 * c);
-            cases.push(case.calling(move |b| b.attention(out, lse, qkv, shape, dropout)));
+            cases.push(case.computing(move |b| b.attention(out, lse, qkv, shape, dropout)));
 
             let mut case = Case::new(format!("attention_backward {name}"));
             let (out, lse) = (case.output(Activations, n * c), case.output(Statistics, n * n_head));
             let qkv = case.input(Activations, n * 3 * c);
             let (d_qkv, d_out) =
                 (case.output(Activations, n * 3 * c), case.input(Activations, n * c));
-            cases.push(case.calling(move |b| {
+            cases.push(case.computing(move |b| {
                 b.attention(out, lse, qkv, shape, dropout);
                 b.attention_backward(d_qkv, d_out, out, lse, qkv, shape, dropout);
             }));
@@ -422,19 +428,19 @@ pub fn head() -> Vec<Case> {
         case.batch(n, v);
         let (d_x, d_table) = (case.output(Activations, n * c), case.changed(Grads, v * c));
         let (x, table) = (case.input(Activations, n * c), case.input(Params, v * c));
-        cases.push(case.calling(move |b| b.head_loss(d_x, d_table, x, table, 0.25)));
+        cases.push(case.computing(move |b| b.head_loss(d_x, d_table, x, table, 0.25)));
 
         let mut case = Case::new(format!("head_eval {n}x{c}x{v}"));
         case.batch(n, v);
         let (x, table) = (case.input(Activations, n * c), case.input(Params, v * c));
-        cases.push(case.calling(move |b| b.head_eval(x, table)));
+        cases.push(case.computing(move |b| b.head_eval(x, table)));
 
         let mut case = Case::new(format!("head_logits {n}x{c}x{v}"));
         let (x, table) = (case.input(Activations, n * c), case.input(Params, v * c));
         let copy = case.output(Statistics, n * v);
         cases.push(case.calling(move |b| {
             let mut logits = vec![0.0; n * v];
-            b.head_logits(&mut logits, x, table).unwrap();
+            b.operations().head_logits(&mut logits, x, table).unwrap();
             b.write(copy, &logits);
         }));
     }
@@ -499,7 +505,7 @@ pub fn train(backend: &mut dyn Backend, config: Config) -> (Vec<StepStats>, Vec<
     let mut rng = Rng::new(3, 0);
     let mut losses = Vec::new();
     for step in 0..5 {
-        backend.zero(grads);
+        backend.begin_step(grads);
         for micro in 0..2 {
             let mut ids = || -> Vec<u32> {
                 (0..n_batch * n_ctx).map(|_| rng.below(config.n_vocab as u32)).collect()

@@ -146,15 +146,16 @@ fn compile(precision: Precision) -> Option<PathBuf> {
 }
 
 /// A folder for `LD_LIBRARY_PATH` with a `libcuda.so` that runs the kernels of one precision on this CPU: a
-/// driver without a card (`tests/cuda/fake_driver.cpp`), and a `libcublasLt.so` where asked for
-/// (`tests/cuda/fake_cublaslt.cpp`). None as in [`Shim::new`].
-pub fn fake_driver(precision: Precision, with_cublaslt: bool) -> Option<PathBuf> {
+/// driver without a card (`tests/cuda/fake_driver.cpp`), and a `libcublasLt.so` and a `libnccl.so.2` where asked
+/// for (`tests/cuda/fake_cublaslt.cpp`, `fake_nccl.cpp`). None as in [`Shim::new`].
+pub fn fake_driver(precision: Precision, with_libraries: bool) -> Option<PathBuf> {
     let set = Set::Train(precision);
     let driver = build(set, "fake_driver.cpp", "driver")?;
-    let folder = driver.with_extension(if with_cublaslt { "lt.d" } else { "d" });
+    let folder = driver.with_extension(if with_libraries { "lt.d" } else { "d" });
     put(&driver, &folder, "libcuda.so");
-    if with_cublaslt {
+    if with_libraries {
         put(&build(set, "fake_cublaslt.cpp", "cublaslt")?, &folder, "libcublasLt.so");
+        put(&build(set, "fake_nccl.cpp", "nccl")?, &folder, "libnccl.so.2");
     }
     Some(folder)
 }
@@ -306,6 +307,7 @@ fn build(set: Set, source: &str, what: &str) -> Option<PathBuf> {
         // The names by which programs look for a driver and its library.
         .args((what == "driver").then_some("-Wl,-soname,libcuda.so"))
         .args((what == "cublaslt").then_some("-Wl,-soname,libcublasLt.so"))
+        .args((what == "nccl").then_some("-Wl,-soname,libnccl.so.2"))
         .args(flags.split_whitespace())
         .arg("-I")
         .arg(&kernels)

@@ -232,6 +232,101 @@ fn a_machine_with_a_card() {
     assert!(done.contains("en: 2 steps") && done.contains("es: 2 steps"), "{done}");
 }
 
+/// Several cards that share every batch: what one computes, and errors that say what to do.
+#[test]
+fn several_cards() {
+    let Some(driver) = fake_driver(Precision::F32, true) else { return };
+    let three = ("FAKE_CARDS", "3");
+    let devices = run(&driver, &[three], &["devices"]).unwrap();
+    assert!(devices.contains("cuda:2") && devices.contains("NCCL     found"), "{devices}");
+
+    let folder = XELM.folder("cuda_cards");
+    let pretrain = |run_of: &str, settings: &[(&str, &str)], more: &[&str]| {
+        let mut args = vec!["pretrain", "--run", run_of, "--n-ctx", "16", "--json"];
+        args.extend(["--n-layer", "1", "--n-embd", "32", "--n-head", "2", "--dropout", "0.1"]);
+        args.extend(["--steps", "4", "--save-every", "1"]);
+        run(&driver, &[&[three], settings].concat(), &[&args[..], more].concat())
+    };
+    let on = |devices: &'static str, batch: &'static str| {
+        ["--device", devices, "--precision", "f32", "--batch", batch, "--micro-batch", "1"]
+    };
+    let loss = |text: Result<String, String>| json(&text.unwrap())["loss"].as_f64().unwrap();
+    let checkpoint = |run: &str| fs::read(Path::new(run).join("seed/checkpoint.gguf")).unwrap();
+    let log = |run: &str| fs::read_to_string(Path::new(run).join("seed/log.jsonl")).unwrap();
+
+    // Of five micro-batches one card has fewer.
+    let want = loss(pretrain(&begin(&folder, "cpu"), &[], &on("cpu", "5")));
+    for (name, devices) in [("one", "cuda"), ("three", "cuda:0,1,2"), ("two", "cuda:2,0")] {
+        let got = loss(pretrain(&begin(&folder, name), &[], &on(devices, "5")));
+        assert!((got - want).abs() < 1e-5, "{devices}: {got}, on the CPU {want}");
+    }
+
+    // The first card tries algorithms, the others take them over: four steps of six micro-batches, one layer.
+    let counted = begin(&folder, "counted");
+    let counts = folder.join("products");
+    let settings = [("FAKE_PRODUCTS", counts.to_str().unwrap())];
+    let unscored = [&on("cuda:0,1,2", "6")[..], &["--valid-every", "0"]].concat();
+    pretrain(&counted, &settings, &unscored).unwrap();
+    let products = fs::read_to_string(counts).unwrap();
+    let tried = algorithms(&counted).len();
+    let total = 4 * 6 * (4 * 3 + 3) + tried;
+    assert_eq!(products.lines().last(), Some(&*total.to_string()), "{tried} were tried");
+
+    // A card that is lost loses nothing, and the rest does not wait for it.
+    let fast = [("FAKE_CANDIDATES", "3"), ("FAKE_FASTEST", "2")];
+    let six = [&on("cuda:0,1,2", "6")[..], &["--valid-every", "2"]].concat();
+    let whole = begin(&folder, "whole");
+    pretrain(&whole, &fast, &six).unwrap();
+    for (lost, after) in [("0", "700"), ("2", "900")] {
+        let settings = [&fast[..], &[("FAKE_LOST", lost), ("FAKE_FAIL_AFTER", after)]].concat();
+        let resumed = begin(&folder, &format!("lost{lost}"));
+        let error = pretrain(&resumed, &settings, &six).unwrap_err();
+        assert!(error.contains("CUDA_ERROR_LAUNCH_FAILED") && error.contains("resume"), "{error}");
+        assert!(Path::new(&resumed).join("seed/plans.json").exists(), "lost too early");
+        let later = [("FAKE_CANDIDATES", "3"), ("FAKE_FASTEST", "1")];
+        pretrain(&resumed, &later, &six).unwrap();
+        assert!(checkpoint(&resumed) == checkpoint(&whole), "{lost}: other bits");
+        assert_eq!(log(&resumed), log(&whole), "{lost}");
+    }
+
+    let broken = begin(&folder, "broken");
+    let fails = |settings: &[(&str, &str)], devices: &'static str, batch: &'static str| {
+        pretrain(&broken, settings, &on(devices, batch)).unwrap_err()
+    };
+    for (settings, devices, batch, says) in [
+        (&[][..], "cuda:1,1", "6", "card 1 is named twice"),
+        (&[], "cuda:0,3", "6", "there is no card 3: 3 found"),
+        (&[], "cuda:0,1,2", "2", "fewer micro-batches than cards"),
+        (&[("FAKE_OTHER", "1")], "cuda:0,1", "6", "cards of one kind"),
+        (&[("FAKE_NCCL_FAIL", "connect")], "cuda:0,1", "6", "NCCL cannot connect the cards"),
+        (&[("FAKE_NCCL_FAIL", "sum")], "cuda:0,1", "6", "NCCL cannot begin a sum"),
+        (&[("FAKE_NCCL_FAIL", "apart")], "cuda:0,1", "6", "the cards have come apart"),
+        (&[("FAKE_MEMORY", "100000")], "cuda:0,1", "6", "MiB left"),
+    ] {
+        let error = fails(settings, devices, batch);
+        assert!(error.contains(says), "{settings:?} {devices}: {error}");
+    }
+    assert!(!Path::new(&broken).join("seed/checkpoint.gguf").exists());
+    let without = fake_driver(Precision::F32, false).unwrap();
+    let args = ["pretrain", "--run", &broken, "--steps", "1", "--device", "cuda:0,1"];
+    let args = [&args[..], &["--precision", "f32"]].concat();
+    let error = run(&without, &[three], &args).unwrap_err();
+    // A machine may have the real library.
+    assert!(error.contains("libnccl.so.2 is missing") || error.contains("NCCL cannot"), "{error}");
+
+    // Jobs side by side would wait for each other; micro-batches are chosen so that each card has one.
+    run(&driver, &[], &["cluster", "typology", "--run", &whole, "--k", "2"]).unwrap();
+    let train = ["train", "--run", &whole, "--all", "--steps", "1", "--batch", "8"];
+    let train = [&train[..], &["--device", "cuda:0,1", "--precision", "f32"]].concat();
+    let error = run(&driver, &[three], &[&train[..], &["--jobs", "2"]].concat()).unwrap_err();
+    assert!(error.contains("say --jobs 1"), "{error}");
+    let rehearsal =
+        run(&driver, &[three], &[&train[..], &["--dry-run", "--json"]].concat()).unwrap();
+    assert!(json(&rehearsal)["device_bytes"].as_u64().unwrap() > 0);
+    let done = run(&driver, &[three], &train).unwrap();
+    assert!(done.contains("en: 1 step") && done.contains("es: 1 step"), "{done}");
+}
+
 /// What a command prints on a card, or its line of error.
 fn on_card(settings: &[(&str, &str)], args: &[&str]) -> Option<Result<String, String>> {
     let driver = fake_runtime_driver()?;

@@ -68,7 +68,7 @@ fn a_micro_batch_is_a_graph() {
             let model = Model::place(backend, config, 2, n_ctx, Recompute::Activations).unwrap();
             init(backend, &model.params, &config, 3);
             let grads = model.params.all.of(Region::Grads);
-            backend.zero(grads);
+            backend.begin_step(grads);
             for i in 0..6 {
                 let ids: Vec<u32> = (0..2 * n_ctx as u32).map(|k| (k * k + i) % 61).collect();
                 backend.load_batch(&ids, &ids);

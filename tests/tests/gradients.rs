@@ -11,7 +11,7 @@ use xelm_train::model::{DropoutPlan, Model, Recompute, init, position_table};
 /// Zeroes the gradients, runs one micro-batch, returns the statistics.
 fn step(backend: &mut Cpu, model: &Model, inputs: &[u32], targets: &[u32]) -> StepStats {
     let n_targets = targets.iter().filter(|&&t| t != IGNORE).count();
-    backend.zero(model.params.all.of(Region::Grads));
+    backend.begin_step(model.params.all.of(Region::Grads));
     backend.load_batch(inputs, targets);
     model.train(backend, DropoutPlan::NONE, 1.0 / n_targets as f32);
     backend.grad_norm(model.params.all.of(Region::Grads));
@@ -256,7 +256,7 @@ fn threads_do_not_change_a_bit() {
             for t in 1..=3 {
                 let mut draw = || (0..13 * 64).map(|_| rng.below(300)).collect::<Vec<u32>>();
                 let (inputs, targets) = (draw(), draw());
-                backend.zero(model.params.all.of(Region::Grads));
+                backend.begin_step(model.params.all.of(Region::Grads));
                 backend.load_batch(&inputs, &targets);
                 model.train(backend, DropoutPlan { p, key: t }, 1.0 / 832.0);
                 backend.grad_norm(model.params.all.of(Region::Grads));
@@ -297,7 +297,7 @@ fn dropout_gradients_match_the_dropped_forward_pass() {
     let dropout = DropoutPlan { p: 0.2, key: 77 };
     let all = model.params.all;
     let run = |backend: &mut Cpu, dropout| {
-        backend.zero(all.of(Region::Grads));
+        backend.begin_step(all.of(Region::Grads));
         backend.load_batch(&inputs, &targets);
         model.train(backend, dropout, 1.0 / 40.0);
         backend.grad_norm(all.of(Region::Grads));

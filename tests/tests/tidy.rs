@@ -45,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "xelm-train/src/backend/cuda/cublaslt.rs",   // calls the cuBLASLt library
     "xelm-train/src/backend/cuda/driver.rs",     // calls the CUDA driver
     "xelm-train/src/backend/cuda/graphs.rs",     // calls the CUDA driver
+    "xelm-train/src/backend/cuda/nccl.rs",       // calls the NCCL library
     "xelm-train/src/backend/cuda/plan.rs",       // calls the cuBLASLt library
     "xelm-train/src/backend/cuda/staging.rs",    // calls the CUDA driver
 ];

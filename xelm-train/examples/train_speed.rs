@@ -72,7 +72,7 @@ fn paired(folder: &Path, batches: &Path, bf16: bool) {
 /// Forward, backward and update `t` (from 1); returns the loss.
 fn step(backend: &mut Cpu, model: &Model, inputs: &[u32], targets: &[u32], lr: f32, t: u64) -> f64 {
     let grads = model.params.all.of(Region::Grads);
-    backend.zero(grads);
+    backend.begin_step(grads);
     backend.load_batch(inputs, targets);
     model.train(backend, DropoutPlan::NONE, 1.0 / inputs.len() as f32);
     backend.grad_norm(grads);

@@ -101,15 +101,17 @@ impl TrainSettings {
     }
 
     /// Chooses the micro-batch where it is 0: the largest divisor of the batch whose activations take at
-    /// most a gibibyte in f32. It depends on shapes only, so the result does not depend on the machine.
-    pub fn choose_micro_batch(&mut self, config: &Config) {
+    /// most a gibibyte in f32, and of which there is one for each of `n_parallel` cards. It depends on no other
+    /// property of the machine, and the result neither.
+    pub fn choose_micro_batch(&mut self, config: &Config, n_parallel: usize) {
         const LIMIT: usize = 1 << 28; // numbers
         let fits = |n: &usize| {
             let (_, sizes) = Model::plan(*config, *n, self.n_ctx, self.recompute);
             sizes.0[Region::Activations as usize] <= LIMIT
         };
         if self.micro_batch == 0 {
-            let divisors = (1..=self.batch).rev().filter(|n| self.batch.is_multiple_of(*n));
+            let most = self.batch / n_parallel;
+            let divisors = (1..=most).rev().filter(|n| self.batch.is_multiple_of(*n));
             self.micro_batch = { divisors }.find(fits).unwrap_or(1);
         }
     }
@@ -139,13 +141,18 @@ impl TrainSettings {
     ///
     /// # Errors
     /// The setting that is out of range.
-    pub fn validate(&self, config: &Config) -> Result<()> {
+    pub fn validate(&self, config: &Config, n_parallel: usize) -> Result<()> {
         let fail = |what: &str| Err(Error::usage(format!("training settings: {what}")));
         if self.steps == 0 || self.batch == 0 || self.n_ctx == 0 {
             return fail("--steps, --batch and --n-ctx must be at least 1");
         }
         if self.micro_batch == 0 || !self.batch.is_multiple_of(self.micro_batch) {
             return fail("--micro-batch must divide the batch");
+        }
+        if self.batch / self.micro_batch < n_parallel {
+            return fail(
+                "fewer micro-batches than cards: choose a smaller --micro-batch or fewer cards",
+            );
         }
         if self.n_ctx > config.n_ctx {
             return fail("sequences are longer than the model's context");

@@ -13,7 +13,9 @@ use xelm_runtime::session::Session;
 use xelm_tests::card;
 use xelm_tests::counting::{Counting, allocations};
 use xelm_tests::operations::{self, config, difference, tolerance, train};
-use xelm_train::backend::cuda::{Cuda, Device, Driver, Layout, Precision, Product, Ptr};
+use xelm_train::backend::cuda::{
+    Cuda, Device, Driver, Layout, Precision, Product, Ptr, Replicas, cards, has_nccl,
+};
 use xelm_train::backend::{AdamW, Backend, Cpu, Region};
 use xelm_train::model::{DropoutPlan, Model, Recompute, init};
 use xelm_train::{Error, Result};
@@ -117,7 +119,7 @@ const WAYS: [Way; 4] = [
     ("own products", Driver::without_cublaslt),
 ];
 
-/// Tokens per second in bf16, with the library and without, beside the rate of its products.
+/// Tokens per second in bf16, with the library and without, and on several cards, beside the rate of its products.
 fn speed() -> Result<bool> {
     println!("model\tway\ttokens/s\tTFLOP/s\tGEMM TFLOP/s\tshare");
     let gemm = gemm_rate()?;
@@ -132,41 +134,56 @@ fn speed() -> Result<bool> {
             activation: Activation::GeluErf,
             norm_eps: 1e-5,
         };
-        for (way, with) in WAYS {
-            let backend = &mut Cuda::new(with(open(Precision::Bf16, true)?));
-            let model = Model::place(backend, config, n_batch, n_ctx, Recompute::None)?;
-            init(backend, &model.params, &config, 1);
-            let n = n_batch * n_ctx;
-            let inputs: Vec<u32> = (0..n).map(|i| (i * 7919 % n_vocab) as u32).collect();
-            let mut step = |t: u64| -> Result<()> {
-                let grads = model.params.all.of(Region::Grads);
-                backend.zero(grads);
-                backend.load_batch(&inputs, &inputs);
-                model.train(backend, DropoutPlan::NONE, 1.0 / n as f32);
-                backend.grad_norm(grads);
-                let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
-                let rest =
-                    AdamW { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.0, t, max_norm: 1.0 };
-                backend.adamw(model.params.all, rest);
-                backend.finish_step().map(|_| ())
-            };
-            for t in 1..4 {
-                step(t)?;
-            }
-            let (clock, mut n_steps) = (Instant::now(), 0u64);
-            while n_steps < 5 || clock.elapsed().as_secs_f64() < 8.0 {
-                step(4 + n_steps)?;
-                n_steps += 1;
-            }
-            let rate = (n_steps * n as u64) as f64 / clock.elapsed().as_secs_f64();
+        let print = |way: &str, rate: f64, n_cards: usize| {
             // 6 per weight of a product, and the attention's two products, halved by causality.
             let flop = 6.0 * (config.n_params() + n_layer * n_embd * n_ctx) as f64;
-            let tflops = rate * flop / 1e12;
+            let (tflops, gemm) = (rate * flop / 1e12, gemm * n_cards as f64);
             let share = 100.0 * tflops / gemm;
             println!("{name}\t{way}\t{rate:.0}\t{tflops:.0}\t{gemm:.0}\t{share:.0} %");
+        };
+        for (way, with) in WAYS {
+            let driver = with(open(Precision::Bf16, true)?);
+            print(way, training_rate(&mut Cuda::new(driver), config, n_batch)?, 1);
+        }
+        let all: Vec<usize> = (0..cards()?.len()).collect();
+        if all.len() > 1 && has_nccl() {
+            let group = &mut Replicas::open(&all, Precision::Bf16)?;
+            let way = format!("{} cards", all.len());
+            print(&way, training_rate(group, config, n_batch)?, all.len());
         }
     }
     Ok(true)
+}
+
+/// Tokens per second of steps with one micro-batch, on each card where there are several.
+fn training_rate(backend: &mut dyn Backend, config: Config, n_batch: usize) -> Result<f64> {
+    let model = Model::place(backend, config, n_batch, config.n_ctx, Recompute::None)?;
+    init(backend, &model.params, &config, 1);
+    let micro_batch = n_batch * config.n_ctx;
+    let inputs: Vec<u32> = (0..micro_batch).map(|i| (i * 7919 % config.n_vocab) as u32).collect();
+    let n = micro_batch * backend.n_parallel();
+    let mut step = |t: u64| -> Result<()> {
+        let grads = model.params.all.of(Region::Grads);
+        backend.begin_step(grads);
+        for _ in 0..backend.n_parallel() {
+            backend.load_batch(&inputs, &inputs);
+            model.train(backend, DropoutPlan::NONE, 1.0 / n as f32);
+        }
+        backend.grad_norm(grads);
+        let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
+        let rest = AdamW { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.0, t, max_norm: 1.0 };
+        backend.adamw(model.params.all, rest);
+        backend.finish_step().map(|_| ())
+    };
+    for t in 1..4 {
+        step(t)?;
+    }
+    let (clock, mut n_steps) = (Instant::now(), 0u64);
+    while n_steps < 5 || clock.elapsed().as_secs_f64() < 8.0 {
+        step(4 + n_steps)?;
+        n_steps += 1;
+    }
+    Ok((n_steps * n as u64) as f64 / clock.elapsed().as_secs_f64())
 }
 
 /// TFLOP/s of square bf16 products of 8,192 by the library, the best of several.

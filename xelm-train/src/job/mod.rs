@@ -131,7 +131,7 @@ impl Job {
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         let settings = &self.spec.settings;
-        settings.validate(&self.config)?;
+        settings.validate(&self.config, backend.n_parallel())?;
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         let claim = Claim::take(&self.folder)?;
         let path = self.folder.join(CHECKPOINT);

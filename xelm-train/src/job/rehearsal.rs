@@ -32,19 +32,20 @@ impl Job {
     /// Settings out of range; too little memory.
     pub fn rehearse(&self, data: &mut Data<'_>, backend: &mut dyn Backend) -> Result<Rehearsal> {
         let settings = &self.spec.settings;
-        settings.validate(&self.config)?;
+        let n_parallel = backend.n_parallel();
+        settings.validate(&self.config, n_parallel)?;
         let TrainSettings { steps, batch, micro_batch, n_ctx, recompute, .. } = *settings;
         let model = Model::place(backend, self.config, micro_batch, n_ctx, recompute)?;
         init(backend, &model.params, &self.config, settings.seed);
-        // A step of one micro-batch, twice: the first also gets work memory.
-        let short = TrainSettings { batch: micro_batch, ..settings.clone() };
+        // A step of one micro-batch, or one for each card, twice: the first also gets work memory.
+        let short = TrainSettings { batch: micro_batch * n_parallel, ..settings.clone() };
         let mut measure = || -> Result<f64> {
             let clock = Instant::now();
             update(&short, 0, 1, &model, &mut data.train, backend)?;
             Ok(clock.elapsed().as_secs_f64())
         };
         measure()?;
-        let step_seconds = measure()? * (batch / micro_batch) as f64;
+        let step_seconds = measure()? * (batch / micro_batch).div_ceil(n_parallel) as f64;
         let n_params = self.config.n_params();
         Ok(Rehearsal {
             n_params,

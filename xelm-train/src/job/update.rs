@@ -22,7 +22,7 @@ pub(super) fn update(
     let grads = model.params.all.of(Region::Grads);
     let scale = 1.0 / (settings.batch * settings.n_ctx) as f32;
     let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-    backend.zero(grads);
+    backend.begin_step(grads);
     for micro in 0..settings.batch / settings.micro_batch {
         inputs.clear();
         targets.clear();

@@ -67,8 +67,8 @@ pub fn tasks(run: &Run, baselines: &[String]) -> Result<Vec<Vec<String>>> {
 pub fn memory_mib(run: &Run, settings: &TrainSettings) -> Result<u64> {
     let config = Checkpoint::open(&run.job_folder(SEED).join(CHECKPOINT))?.info.config;
     let mut settings = settings.clone();
-    settings.choose_micro_batch(&config);
-    settings.validate(&config)?;
+    settings.choose_micro_batch(&config, 1);
+    settings.validate(&config, 1)?;
     let TrainSettings { micro_batch, n_ctx, recompute, .. } = settings;
     let (_, sizes) = Model::plan(config, micro_batch, n_ctx, recompute);
     let bytes = (sizes.total() * size_of::<f32>()) as u64;

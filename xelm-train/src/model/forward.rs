@@ -2,45 +2,45 @@
 //! and the norm that reads its sum are one operation.
 
 use super::{DropoutPlan, Model, Norm, PLACE_ATTENTION, PLACE_ATTN_OUTPUT, PLACE_FFN_OUTPUT};
-use crate::backend::{Backend, Residual, Span};
+use crate::backend::{Backend, Operations, Residual, Span};
 
 impl Model {
     /// Runs the micro-batch that the backend holds through all layers, up to the output norm.
-    pub(super) fn forward(&self, backend: &mut dyn Backend, dropout: DropoutPlan) {
+    pub(super) fn forward(&self, ops: &mut dyn Operations, dropout: DropoutPlan) {
         let (p, acts) = (&self.params, &self.acts);
 
-        backend.embed(acts.embedded, p.token_embd, self.positions, self.embed_scale(), self.n_ctx);
-        self.norm_input(backend, 0);
+        ops.embed(acts.embedded, p.token_embd, self.positions, self.embed_scale(), self.n_ctx);
+        self.norm_input(ops, 0);
         for (l, (p, a)) in p.layers.iter().zip(&acts.layers).enumerate() {
-            self.inside(backend, l, dropout);
-            backend.linear(acts.branch, a.act, p.ffn_down.weight, p.ffn_down.bias);
+            self.inside(ops, l, dropout);
+            ops.linear(acts.branch, a.act, p.ffn_down.weight, p.ffn_down.bias);
             let drop = dropout.at(l, PLACE_FFN_OUTPUT);
             let residual = Residual { x: a.mid, branch: acts.branch, dropout: drop };
             let (norm, out, stats) = self.norm_of_input(l + 1);
-            self.join(backend, out, stats, a.out, residual, norm);
+            self.join(ops, out, stats, a.out, residual, norm);
         }
     }
 
     /// Runs one layer from the norm of its input to the activation function.
-    pub(super) fn inside(&self, backend: &mut dyn Backend, l: usize, dropout: DropoutPlan) {
+    pub(super) fn inside(&self, ops: &mut dyn Operations, l: usize, dropout: DropoutPlan) {
         let (p, a) = (&self.params.layers[l], &self.acts.layers[l]);
         let (shape, branch) = (self.attention_shape(), self.acts.branch);
         let drop = |place| dropout.at(l, place);
 
-        backend.linear(a.qkv, a.attn_norm, p.attn_qkv.weight, p.attn_qkv.bias);
-        backend.attention(a.att, a.lse, a.qkv, shape, drop(PLACE_ATTENTION));
-        backend.linear(branch, a.att, p.attn_output.weight, p.attn_output.bias);
+        ops.linear(a.qkv, a.attn_norm, p.attn_qkv.weight, p.attn_qkv.bias);
+        ops.attention(a.att, a.lse, a.qkv, shape, drop(PLACE_ATTENTION));
+        ops.linear(branch, a.att, p.attn_output.weight, p.attn_output.bias);
         let residual = Residual { x: self.input_of(l), branch, dropout: drop(PLACE_ATTN_OUTPUT) };
-        self.join(backend, a.ffn_norm, a.ffn_stats, a.mid, residual, p.ffn_norm);
+        self.join(ops, a.ffn_norm, a.ffn_stats, a.mid, residual, p.ffn_norm);
 
-        backend.linear(a.up, a.ffn_norm, p.ffn_up.weight, p.ffn_up.bias);
-        backend.activation(a.act, a.up, self.config.activation);
+        ops.linear(a.up, a.ffn_norm, p.ffn_up.weight, p.ffn_up.bias);
+        ops.activation(a.act, a.up, self.config.activation);
     }
 
     /// A residual connection and the norm that reads its sum.
     fn join(
         &self,
-        backend: &mut dyn Backend,
+        ops: &mut dyn Operations,
         out: Span,
         stats: Span,
         stream: Span,
@@ -48,21 +48,21 @@ impl Model {
         p: Norm,
     ) {
         let eps = self.config.norm_eps;
-        backend.residual_norm(out, stats, stream, residual, p.weight, p.bias, eps);
+        ops.residual_norm(out, stats, stream, residual, p.weight, p.bias, eps);
     }
 
     /// The norm of [`Model::input_of`] alone.
-    pub(super) fn norm_input(&self, backend: &mut dyn Backend, l: usize) {
+    pub(super) fn norm_input(&self, ops: &mut dyn Operations, l: usize) {
         let (p, out, stats) = self.norm_of_input(l);
         let eps = self.config.norm_eps;
-        backend.layer_norm(out, stats, self.input_of(l), p.weight, p.bias, eps);
+        ops.layer_norm(out, stats, self.input_of(l), p.weight, p.bias, eps);
     }
 
     /// The norm of the stream between attention and feed-forward, alone.
-    pub(super) fn norm_mid(&self, backend: &mut dyn Backend, l: usize) {
+    pub(super) fn norm_mid(&self, ops: &mut dyn Operations, l: usize) {
         let (p, a) = (self.params.layers[l].ffn_norm, &self.acts.layers[l]);
         let eps = self.config.norm_eps;
-        backend.layer_norm(a.ffn_norm, a.ffn_stats, a.mid, p.weight, p.bias, eps);
+        ops.layer_norm(a.ffn_norm, a.ffn_stats, a.mid, p.weight, p.bias, eps);
     }
 
     /// The residual stream before layer `l`; that after the last layer is the output norm's input.
@@ -80,7 +80,8 @@ impl Model {
 
     /// Adds the micro-batch's loss to the step's statistics, without gradients.
     pub fn evaluate(&self, backend: &mut dyn Backend) {
-        self.forward(backend, DropoutPlan::NONE);
-        backend.head_eval(self.acts.output_norm, self.params.token_embd);
+        let ops = backend.operations();
+        self.forward(ops, DropoutPlan::NONE);
+        ops.head_eval(self.acts.output_norm, self.params.token_embd);
     }
 }

@@ -187,9 +187,10 @@ impl Model {
     /// The backend's.
     pub fn logits(&self, backend: &mut dyn Backend, inputs: &[u32]) -> Result<Vec<f32>> {
         backend.load_batch(inputs, &[]);
-        self.forward(backend, DropoutPlan::NONE);
+        let ops = backend.operations();
+        self.forward(ops, DropoutPlan::NONE);
         let mut logits = vec![0.0; inputs.len() * self.config.n_vocab];
-        backend.head_logits(&mut logits, self.acts.output_norm, self.params.token_embd)?;
+        ops.head_logits(&mut logits, self.acts.output_norm, self.params.token_embd)?;
         Ok(logits)
     }
 

@@ -73,7 +73,10 @@ impl Run {
         report: &mut dyn Report,
     ) -> Result<JobResult> {
         self.tokenize(report)?;
-        self.with_branch_job(branch, settings, cadence, |job, data| job.run(data, backend, report))
+        let n_parallel = backend.n_parallel();
+        self.with_branch_job(branch, settings, cadence, n_parallel, |job, data| {
+            job.run(data, backend, report)
+        })
     }
 
     /// What [`Run::train`] would take: nothing is trained or saved, but the tokens are.
@@ -88,7 +91,8 @@ impl Run {
         report: &mut dyn Report,
     ) -> Result<Rehearsal> {
         self.tokenize(report)?;
-        self.with_branch_job(branch, settings, Cadence::default(), |job, data| {
+        let n_parallel = backend.n_parallel();
+        self.with_branch_job(branch, settings, Cadence::default(), n_parallel, |job, data| {
             job.rehearse(data, backend)
         })
     }
@@ -98,6 +102,7 @@ impl Run {
         branch: &Branch,
         mut settings: TrainSettings,
         cadence: Cadence,
+        n_parallel: usize,
         work: impl FnOnce(&Job, &mut Data<'_>) -> Result<R>,
     ) -> Result<R> {
         let (config, vocabulary, eos) = self.seed_model()?;
@@ -109,7 +114,7 @@ impl Run {
             )));
         }
         settings.batch /= share;
-        settings.choose_micro_batch(&config);
+        settings.choose_micro_batch(&config, n_parallel);
         let shards = self.shards(&languages, Split::Train, &vocabulary, config.n_vocab)?;
         let clusters: Option<Vec<&[u32]>> = match &part {
             Part::Cluster(a, _) => {

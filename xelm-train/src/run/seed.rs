@@ -29,7 +29,10 @@ impl Run {
         self.check_model(model)?;
         self.manifest.model = Some(model);
         write_json(&self.shared_path(MANIFEST), &self.manifest)?;
-        self.with_seed_job(model, settings, cadence, |job, data| job.run(data, backend, report))
+        let n_parallel = backend.n_parallel();
+        self.with_seed_job(model, settings, cadence, n_parallel, |job, data| {
+            job.run(data, backend, report)
+        })
     }
 
     /// What [`Run::pretrain`] would take: nothing is trained or saved, but the tokens are.
@@ -45,7 +48,8 @@ impl Run {
     ) -> Result<Rehearsal> {
         self.tokenize(report)?;
         self.check_model(model)?;
-        self.with_seed_job(model, settings, Cadence::default(), |job, data| {
+        let n_parallel = backend.n_parallel();
+        self.with_seed_job(model, settings, Cadence::default(), n_parallel, |job, data| {
             job.rehearse(data, backend)
         })
     }
@@ -65,11 +69,12 @@ impl Run {
         model: ModelSettings,
         mut settings: TrainSettings,
         cadence: Cadence,
+        n_parallel: usize,
         work: impl FnOnce(&Job, &mut Data<'_>) -> Result<R>,
     ) -> Result<R> {
         let (n_vocab, vocabulary, eos) = self.vocabulary()?;
         let config = model.config(n_vocab)?;
-        settings.choose_micro_batch(&config);
+        settings.choose_micro_batch(&config, n_parallel);
         let shards = self.shards(self.languages(), Split::Train, &vocabulary, n_vocab)?;
         let all = |_, _| true;
         let train = Stream::new(&shards, all, eos, settings.seed, settings.n_ctx)?;

@@ -4,7 +4,8 @@
 //! recomputed in the backward pass from the log-sum-exp (Dao et al. 2022), so memory is linear in T.
 
 use super::gemm::{Kernel, Mat, Start, gemm};
-use super::{AttentionShape, Dropout, grown};
+use super::grown;
+use crate::backend::{AttentionShape, Dropout};
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::math;

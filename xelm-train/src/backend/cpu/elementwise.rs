@@ -1,7 +1,7 @@
 //! Loops over numbers and columns.
 
-use super::{AdamW, CHUNK, Dropout, grown};
-use crate::backend::Activation;
+use super::{CHUNK, grown};
+use crate::backend::{Activation, AdamW, Dropout};
 use rayon::prelude::*;
 use xelm_runtime::isa::{Isa, Vectorised};
 use xelm_runtime::math;

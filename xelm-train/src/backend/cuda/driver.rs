@@ -29,6 +29,7 @@ const PTX_BF16: &str = include_str!("ptx/bf16.ptx");
 pub struct Driver {
     precision: Precision,
     device: sys::CUdevice,
+    context: sys::CUcontext,
     stream: sys::CUstream,
     module: sys::CUmodule,
     functions: HashMap<&'static str, sys::CUfunction>,
@@ -81,6 +82,7 @@ impl Driver {
         Ok(Driver {
             precision,
             device,
+            context,
             stream,
             module,
             functions: HashMap::new(),
@@ -110,6 +112,38 @@ impl Driver {
     pub fn without_graphs(mut self) -> Self {
         self.graphs.off = true;
         self
+    }
+
+    /// Makes this card the one that the thread's calls mean: another may have been before.
+    fn enter(&mut self) {
+        // SAFETY: the context is retained until `drop`.
+        let outcome = unsafe { result::ctx::set_current(self.context) };
+        self.keep("choose the card", outcome);
+    }
+
+    /// The stream of all work; it lives as long as this device.
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Whether a failure was noticed, after which nothing is queued.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Whether all that was queued is done.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(super) fn is_done(&mut self) -> Result<bool> {
+        self.submit();
+        // SAFETY: the stream lives as long as `self`.
+        let state = unsafe { sys::cuStreamQuery(self.stream) };
+        if state != CUresult::CUDA_ERROR_NOT_READY {
+            self.keep("finish the queued work", state.result());
+        }
+        self.check()?;
+        Ok(state == CUresult::CUDA_SUCCESS)
     }
 
     /// Keeps a call's failure, if it is the first.
@@ -177,6 +211,7 @@ impl Device for Driver {
     }
 
     fn allocate(&mut self, n_bytes: usize) -> Result<Ptr> {
+        self.enter();
         self.check()?;
         // SAFETY: memory without type; every kernel that reads it is told its extent.
         let memory = unsafe { result::malloc_sync(n_bytes.max(1)) };
@@ -258,6 +293,7 @@ impl Device for Driver {
     }
 
     fn submit(&mut self) {
+        self.enter();
         let commands = mem::take(&mut self.queued);
         if self.failed.is_some() || commands.len() == 0 {
             return;
@@ -292,6 +328,7 @@ impl Device for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // A card that failed refuses all of these; there is nobody to tell.
+        self.enter();
         // SAFETY: the stream is this device's own and not used again.
         let _ = unsafe { result::stream::synchronize(self.stream) };
         self.graphs.clear();

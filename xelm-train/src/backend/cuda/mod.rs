@@ -5,6 +5,7 @@
 //! adds floats atomically, so every run has the same bits.
 
 mod attention;
+mod backend;
 mod batch;
 mod cards;
 mod clock;
@@ -14,10 +15,12 @@ mod driver;
 mod errors;
 mod graphs;
 mod head;
+mod nccl;
 mod norm;
 mod operations;
 mod plan;
 mod queue;
+mod replicas;
 mod staging;
 
 use super::{Dropout, Region, Sizes, Span};
@@ -26,6 +29,8 @@ use batch::Batch;
 pub use cards::{Card, cards, has_cublaslt};
 pub use device::{Arg, Device, Layout, Precision, Product, Ptr};
 pub use driver::Driver;
+pub use nccl::has_nccl;
+pub use replicas::Replicas;
 
 /// Threads per block that most kernels are written for.
 const BLOCK: u32 = 256;
