@@ -4,7 +4,7 @@
 //! its result does not depend on what was computed in one call with it. Queries of one call share the conversion of
 //! keys and values to single precision.
 
-use super::kv::KvElement;
+use super::kv::{AttentionShape, KvElement};
 use super::lanes::F32x8;
 use super::portable::{TILE, dots};
 use crate::config::MAX_HEAD_DIM;
@@ -18,15 +18,6 @@ const KEY_BLOCK: usize = 32;
 const QUERIES: usize = 16;
 /// Numbers converted at a time: the keys of a block where a head has 64 dimensions.
 const ROOM: usize = MAX_HEAD_DIM;
-
-/// The dimensions of an attention.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AttentionShape {
-    pub(crate) n_head: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) n_ctx: usize,
-    pub(crate) past: usize,
-}
 
 /// All heads in the columns that `out` owns, for the tokens at positions `past..`.
 pub(super) struct Attend<'a, E> {

@@ -1,6 +1,5 @@
 //! Keys and values as the cache stores them.
 
-use super::attention::AttentionShape;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 use super::avx2::Avx2 as Halves;
 #[cfg(target_arch = "aarch64")]
@@ -9,6 +8,15 @@ use super::quants::to_bytes;
 use crate::isa::{Isa, Vectorised};
 use crate::quant::{BLOCK, BlockQ8_0, f16_to_f32, f32_to_f16};
 use bytemuck::{AnyBitPattern, NoUninit};
+
+/// The dimensions of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub(crate) n_head: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) n_ctx: usize,
+    pub(crate) past: usize,
+}
 
 /// Neighbouring numbers of a head, stored together.
 pub trait KvElement: NoUninit + AnyBitPattern + Send + Sync {

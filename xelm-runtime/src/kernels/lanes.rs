@@ -2,7 +2,8 @@
 //! instructions of whatever instruction set it compiles for. A sum runs in sixteen lanes which are folded
 //! in one fixed order, so every instruction set gives the same bits.
 
-use super::portable::Element;
+use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
+use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Numbers per step of a sum.
 pub(super) const WIDTH: usize = 16;
@@ -90,4 +91,46 @@ pub(super) fn fold<const N: usize>(lanes: &[Lanes; N]) -> [f32; N] {
         *sum = a.plus(*b).sum();
     }
     sums
+}
+
+/// A number as weights store it.
+pub(super) trait Element: NoUninit + AnyBitPattern + Send + Sync {
+    /// The stored form of a number.
+    fn from_f32(x: f32) -> Self;
+    /// The number.
+    fn to_f32(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// Half precision bits.
+impl Element for u16 {
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        f32_to_f16(x)
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16_to_f32(self)
+    }
+}
+
+impl Element for Bf16 {
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        Bf16::to_f32(self)
+    }
 }

@@ -36,7 +36,7 @@ use portable::MatmulDense;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 use simd::Simd;
 
-pub(crate) use attention::AttentionShape;
+pub(crate) use kv::AttentionShape;
 pub use kv::KvElement;
 pub(crate) use portable::LogSumExp;
 pub use quants::Quants;

@@ -1,14 +1,12 @@
 //! The kernels in plain Rust, over the short vectors of `lanes`.
 
 use super::Activations;
-use super::lanes::{Lanes, WIDTH, ZERO, fold, padded, widen};
+use super::lanes::{Element, Lanes, WIDTH, ZERO, fold, padded, widen};
 use crate::config::Activation;
 use crate::expert::Matrix;
 use crate::isa::Vectorised;
 use crate::math;
 use crate::parallel::Columns;
-use crate::quant::{Bf16, f16_to_f32, f32_to_f16};
-use bytemuck::{AnyBitPattern, NoUninit};
 
 /// Tokens that share one pass over a weight row.
 pub(super) const TILE: usize = 4;
@@ -220,47 +218,5 @@ impl Vectorised for LogSumExp<'_> {
     #[inline(always)]
     fn run(self) -> f32 {
         math::log_sum_exp(self.0)
-    }
-}
-
-/// A number as weights store it.
-pub(super) trait Element: NoUninit + AnyBitPattern + Send + Sync {
-    /// The stored form of a number.
-    fn from_f32(x: f32) -> Self;
-    /// The number.
-    fn to_f32(self) -> f32;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-/// Half precision bits.
-impl Element for u16 {
-    #[inline(always)]
-    fn from_f32(x: f32) -> Self {
-        f32_to_f16(x)
-    }
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        f16_to_f32(self)
-    }
-}
-
-impl Element for Bf16 {
-    #[inline(always)]
-    fn from_f32(x: f32) -> Self {
-        Bf16::from_f32(x)
-    }
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        Bf16::to_f32(self)
     }
 }

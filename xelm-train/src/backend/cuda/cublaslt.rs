@@ -4,8 +4,8 @@
 #![allow(unsafe_code, reason = "cuBLASLt is a C library")]
 
 use super::clock::Clock;
-use super::device::{Layout, Precision, Product};
-use super::plan::{Algorithm, Plan};
+use super::device::{Precision, Product};
+use super::plan::{Algorithm, Key, Plan, WORKSPACE};
 use crate::backend::Plans;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
@@ -15,8 +15,6 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 
-/// Work memory of the library, as NVIDIA recommends for Hopper.
-pub(super) const WORKSPACE: usize = 32 << 20;
 /// Algorithms that are timed for a shape, at most.
 const CANDIDATES: usize = 8;
 /// Runs of each that are timed together, after one that is not.
@@ -35,17 +33,6 @@ pub(super) struct CublasLt {
     plans: HashMap<Key, Option<Plan>>,
     /// The algorithm of every shape so far, and of those that a job used before.
     record: Plans,
-}
-
-/// What a plan depends on: the product without its addresses, but with their alignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) precision: Precision,
-    pub(super) layout: Layout,
-    pub(super) wide: bool,
-    pub(super) bias: bool,
-    pub(super) size: (usize, usize, usize),
-    pub(super) alignment: [u32; 3],
 }
 
 impl fmt::Debug for CublasLt {
@@ -211,39 +198,6 @@ impl CublasLt {
                 self.stream.cast(),
             )
         }
-    }
-}
-
-impl Key {
-    fn new(p: &Product, precision: Precision) -> Self {
-        Key {
-            precision,
-            layout: p.layout,
-            wide: p.wide,
-            bias: p.bias.0 != 0,
-            size: (p.m, p.n, p.k),
-            alignment: [p.a, p.b, p.out].map(|x| 1 << x.0.trailing_zeros().min(8)),
-        }
-    }
-
-    /// Which operands are stored transposed, as columns of k.
-    pub(super) fn transposed(&self) -> (bool, bool) {
-        (self.layout == Layout::TN, self.layout == Layout::NT)
-    }
-}
-
-/// As the record names it: `bf16 NT 512x1536x384 bias aligned 256,256,256`.
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let precision = match self.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
-        let (m, n, k) = self.size;
-        let bias = if self.bias { " bias" } else { "" };
-        let wide = if self.wide { " wide" } else { "" };
-        let [a, b, out] = self.alignment;
-        write!(f, "{precision} {:?} {m}x{n}x{k}{bias}{wide} aligned {a},{b},{out}", self.layout)
     }
 }
 

@@ -2,19 +2,64 @@
 
 #![allow(unsafe_code, reason = "cuBLASLt is a C library")]
 
-use super::cublaslt::{Key, WORKSPACE};
-use super::device::Precision;
+use super::device::{Layout, Precision, Product};
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t,
     cublasLtMatmulHeuristicResult_t as Found, cublasLtMatmulPreferenceAttributes_t as Preference,
     cudaDataType,
 };
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::mem::size_of_val;
 
+/// Work memory of the library, as NVIDIA recommends for Hopper.
+pub(super) const WORKSPACE: usize = 32 << 20;
 /// Sums over parts of k may meet in a workspace of f32, never in the result itself: one order.
 const REDUCTION_IN_WORKSPACE: u32 = 2;
+
+/// What a plan depends on: the product without its addresses, but with their alignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) precision: Precision,
+    pub(super) layout: Layout,
+    pub(super) wide: bool,
+    pub(super) bias: bool,
+    pub(super) size: (usize, usize, usize),
+    pub(super) alignment: [u32; 3],
+}
+
+impl Key {
+    pub(super) fn new(p: &Product, precision: Precision) -> Self {
+        Key {
+            precision,
+            layout: p.layout,
+            wide: p.wide,
+            bias: p.bias.0 != 0,
+            size: (p.m, p.n, p.k),
+            alignment: [p.a, p.b, p.out].map(|x| 1 << x.0.trailing_zeros().min(8)),
+        }
+    }
+
+    /// Which operands are stored transposed, as columns of k.
+    pub(super) fn transposed(&self) -> (bool, bool) {
+        (self.layout == Layout::TN, self.layout == Layout::NT)
+    }
+}
+
+/// As the record names it: `bf16 NT 512x1536x384 bias aligned 256,256,256`.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        let (m, n, k) = self.size;
+        let bias = if self.bias { " bias" } else { "" };
+        let wide = if self.wide { " wide" } else { "" };
+        let [a, b, out] = self.alignment;
+        write!(f, "{precision} {:?} {m}x{n}x{k}{bias}{wide} aligned {a},{b},{out}", self.layout)
+    }
+}
 
 /// One of the library's algorithms.
 #[derive(Clone, Copy)]

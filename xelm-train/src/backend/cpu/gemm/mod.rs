@@ -6,6 +6,7 @@
 
 mod kernel;
 mod pack;
+mod tiles;
 mod vector;
 
 #[cfg(test)]
@@ -103,7 +104,7 @@ pub(super) fn gemm(
 ) {
     pack::with_buffer(|buffer| {
         let b = Packed::new(kernel, b, buffer);
-        kernel::multiply(kernel, out, stride, a, b, start);
+        tiles::multiply(kernel, out, stride, a, b, start);
     });
 }
 
@@ -133,7 +134,7 @@ fn divided(
 ) {
     let tiles = a.n_rows.div_ceil(kernel.rows());
     if tiles <= per_task {
-        return kernel::multiply(kernel, out, b.n_cols(), a, b, start);
+        return tiles::multiply(kernel, out, b.n_cols(), a, b, start);
     }
     let half = tiles / 2 * kernel.rows();
     let (above, below) = out.split_at_mut(half * b.n_cols());
