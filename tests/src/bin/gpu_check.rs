@@ -96,6 +96,17 @@ fn ops() -> Result<bool> {
             fine &= same;
             let off = f64::from(u8::from(!same));
             println!("bits_of_graphs\t{name}\t{products}\t1\t{off:.1e}\t0");
+            if library && has_nccl() {
+                // A group of one card: the library is called, its sums change nothing.
+                let mut one = Cuda::new(open(precision, true)?);
+                let want = train(&mut one, config);
+                let mut group = Replicas::open(&[0], precision)?;
+                let same_algorithms = one.plans().is_none_or(|plans| group.repeat(&plans));
+                let same = same_algorithms && train(&mut group, config) == want;
+                fine &= same;
+                let off = f64::from(u8::from(!same));
+                println!("bits_of_nccl\t{name}\t{products}\t1\t{off:.1e}\t0");
+            }
         }
     }
     Ok(fine)
