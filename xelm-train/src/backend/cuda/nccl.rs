@@ -1,6 +1,6 @@
 //! NVIDIA's library that adds up what several cards hold, found at run time.
 //!
-//! Six functions are called, so they are bound here: cudarc looks for `libnccl.so`, which only development packages
+//! Seven functions are called, so they are bound here: cudarc looks for `libnccl.so`, which only development packages
 //! have; programs find `libnccl.so.2`.
 
 #![allow(unsafe_code, reason = "a C library")]
