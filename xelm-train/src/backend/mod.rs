@@ -179,7 +179,8 @@ pub trait Backend {
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]);
     /// What computes this micro-batch.
     fn operations(&mut self) -> &mut dyn Operations;
-    /// Computes the global L2 norm of `grads`, the sum of all micro-batches, kept for [`Backend::adamw`] and the statistics.
+    /// Computes the global L2 norm of `grads`, the sum of all micro-batches, kept for [`Backend::adamw`] and the
+    /// statistics.
     fn grad_norm(&mut self, grads: Span);
     /// Updates `params` and the moments from their gradients, clipped by the last global norm. Does
     /// nothing where that norm is not finite.

@@ -108,6 +108,15 @@ fn open() -> Option<Library> {
     NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok())
 }
 
+/// Lets cards add up by themselves, unless the environment says otherwise.
+pub(super) fn keep_out_of_switches() {
+    if env::var_os(IN_SWITCHES).is_none() {
+        // SAFETY: Rust's own access to the environment is locked; that no C code reads it meanwhile is asked of whoever
+        // opens the cards, and NVIDIA's libraries start no threads before that.
+        unsafe { env::set_var(IN_SWITCHES, "0") };
+    }
+}
+
 /// The cards of one group, all driven by the thread that made it.
 #[derive(Debug)]
 pub(super) struct Nccl {
@@ -117,18 +126,13 @@ pub(super) struct Nccl {
 }
 
 impl Nccl {
-    /// A group of cards, by their numbers. Unless the environment says otherwise, they add up by themselves, in an order
-    /// that the library derives from how they are connected: the same bits every run.
+    /// A group of cards, by their numbers. After [`keep_out_of_switches`] they add up in an order that the library
+    /// derives from how they are connected: the same bits every run.
     ///
     /// # Errors
     /// There is no library, or it cannot connect the cards.
     pub(super) fn new(cards: &[usize]) -> Result<Self> {
         let api = Api::load()?;
-        if env::var_os(IN_SWITCHES).is_none() {
-            // SAFETY: Rust's own access to the environment is locked; the library, which is the only C code here to
-            // read this variable, does so in the call below.
-            unsafe { env::set_var(IN_SWITCHES, "0") };
-        }
         let numbers: Vec<c_int> = cards.iter().map(|&card| card as c_int).collect();
         let mut comms = vec![ptr::null_mut(); cards.len()];
         // SAFETY: as many numbers, and room for as many handles, as it is told.

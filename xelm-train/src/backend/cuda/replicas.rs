@@ -5,7 +5,7 @@
 //! Cards of one kind that multiply by the same algorithms stay equal bit for bit, which every step checks.
 
 use super::cards::cards;
-use super::nccl::Nccl;
+use super::nccl::{self, Nccl};
 use super::{Cuda, Device, Driver, Precision};
 use crate::backend::{AdamW, Backend, Operations, Plans, Sizes, Span, StepStats};
 use crate::{Error, Result};
@@ -30,7 +30,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Opens cards by their numbers.
+    /// Opens cards by their numbers. Sets a variable of the environment (`NCCL_NVLS_ENABLE`): to be called before
+    /// other threads use NVIDIA's or other C libraries.
     ///
     /// # Errors
     /// Those of [`Driver::open`]; a card is named twice; they are of several kinds; there is no NCCL.
@@ -38,6 +39,7 @@ impl Replicas {
         if let Some(twice) = (1..numbers.len()).find(|&i| numbers[..i].contains(&numbers[i])) {
             return Err(Error::usage(format!("card {} is named twice", numbers[twice])));
         }
+        nccl::keep_out_of_switches();
         let drivers = numbers.iter().map(|&i| Driver::open(i, precision));
         let drivers = drivers.collect::<Result<Vec<_>>>()?;
         let all = cards()?;
@@ -146,7 +148,8 @@ impl Backend for Replicas {
 
     fn load_batch(&mut self, inputs: &[u32], targets: &[u32]) {
         self.turn = (self.turn + 1) % self.cards.len();
-        if self.turn != 0 {
+        // The first card has had its turn.
+        if self.turn == 1 {
             self.share_plans();
         }
         self.cards[self.turn].load_batch(inputs, targets);
