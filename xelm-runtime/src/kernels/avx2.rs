@@ -49,6 +49,25 @@ impl Avx2 {
     }
 }
 
+/// The sums of neighbouring halves of 64 bits, those of `a` and of `b` taking turns.
+macro_rules! sums_of_halves {
+    ($add:ident, $a:expr, $b:expr) => {{
+        let (a, b) = ($a, $b);
+        let crossed = _mm256_alignr_epi8::<8>(b, a);
+        $add(_mm256_blend_epi32::<0b1100_1100>(a, b), crossed)
+    }};
+}
+
+/// The sums of neighbours of 32 bits, in each half those of `a` before those of `b`.
+macro_rules! sums_of_neighbours {
+    ($add:ident, $a:expr, $b:expr) => {{
+        let (a, b) = (_mm256_castsi256_ps($a), _mm256_castsi256_ps($b));
+        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+        $add(even, odd)
+    }};
+}
+
 // SAFETY of all calls of intrinsics below: `self` exists only where `of` found the instructions. Loads say themselves what
 // they read.
 impl Simd for Avx2 {
@@ -66,14 +85,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load16(self, rows: Runs<'_>, at: usize) -> [__m256i; 4] {
+    fn load_rows(self, rows: Runs<'_>, r: usize, at: usize) -> __m256i {
         let row = |r: usize| rows.get::<16>(r, at).as_ptr().cast();
         // SAFETY: 16 bytes are read from an array of as many.
+        unsafe { _mm256_set_m128i(_mm_loadu_si128(row(r + 4)), _mm_loadu_si128(row(r))) }
+    }
+
+    #[inline(always)]
+    fn transposed(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+        // SAFETY: see above.
         unsafe {
-            let a = _mm256_set_m128i(_mm_loadu_si128(row(4)), _mm_loadu_si128(row(0)));
-            let b = _mm256_set_m128i(_mm_loadu_si128(row(5)), _mm_loadu_si128(row(1)));
-            let c = _mm256_set_m128i(_mm_loadu_si128(row(6)), _mm_loadu_si128(row(2)));
-            let d = _mm256_set_m128i(_mm_loadu_si128(row(7)), _mm_loadu_si128(row(3)));
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
             [
@@ -94,20 +115,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load2(self, rows: Runs<'_>, at: usize) -> __m256 {
-        let row = |r: usize| i16::from_ne_bytes(*rows.get(r, at));
+        // Put together in general registers: in this loop vector instructions are what is short.
+        let four = |first: usize| {
+            let half = |r: usize| u64::from(u16::from_ne_bytes(*rows.get(first + r, at)));
+            (half(0) | half(1) << 16 | half(2) << 32 | half(3) << 48) as i64
+        };
         // SAFETY: see above.
-        unsafe {
-            _mm256_cvtph_ps(_mm_setr_epi16(
-                row(0),
-                row(1),
-                row(2),
-                row(3),
-                row(4),
-                row(5),
-                row(6),
-                row(7),
-            ))
-        }
+        unsafe { _mm256_cvtph_ps(_mm_set_epi64x(four(4), four(0))) }
     }
 
     #[inline(always)]
@@ -135,6 +149,16 @@ impl Simd for Avx2 {
         sub_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         dot_pairs(ab: __m256i, x: [i16; 2]) -> __m256i =
             _mm256_madd_epi16(ab, _mm256_set1_epi32(bytemuck::cast(x)));
+        add_products(sums: __m256i, w: __m256i, x: __m256i) -> __m256i =
+            _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
+        // |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
+        add_signed(sums: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_add_epi32(
+            sums,
+            _mm256_madd_epi16(
+                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+                _mm256_set1_epi16(1),
+            ),
+        );
         floats(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
         splat_float(x: f32) -> __m256 = _mm256_set1_ps(x);
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
@@ -179,6 +203,40 @@ impl Simd for Avx2 {
                 total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
             }
             total
+        }
+    }
+
+    #[inline(always)]
+    fn repeat(self, x: &[[i8; 4]; 4]) -> __m256i {
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
+        let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
+        // SAFETY: see above.
+        unsafe {
+            let ab = sums_of_halves!(_mm256_add_epi16, a, b);
+            let cd = sums_of_halves!(_mm256_add_epi16, c, d);
+            let ones = _mm256_set1_epi16(1);
+            if n >= 4 * N {
+                _mm256_madd_epi16(sums_of_neighbours!(_mm256_add_epi16, ab, cd), ones)
+            } else {
+                let (ab, cd) = (_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(cd, ones));
+                sums_of_neighbours!(_mm256_add_epi32, ab, cd)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sum_rows_signed(self, [a, b, c, d]: [__m256i; 4], _: &Quants) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let ab = sums_of_halves!(_mm256_add_epi32, a, b);
+            let cd = sums_of_halves!(_mm256_add_epi32, c, d);
+            sums_of_neighbours!(_mm256_add_epi32, ab, cd)
         }
     }
 

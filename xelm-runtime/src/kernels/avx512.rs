@@ -30,21 +30,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load16(self, rows: Runs<'_>, at: usize) -> [__m512i; 4] {
-        macro_rules! every_fourth {
-            ($r:literal) => {{
-                let row = |r: usize| rows.get::<16>(r, at).as_ptr().cast();
-                // SAFETY: 16 bytes are read from an array of as many.
-                unsafe {
-                    let x = _mm512_castsi128_si512(_mm_loadu_si128(row($r)));
-                    let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(row($r + 4)));
-                    let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(row($r + 8)));
-                    _mm512_inserti32x4::<3>(x, _mm_loadu_si128(row($r + 12)))
-                }
-            }};
+    fn load_rows(self, rows: Runs<'_>, r: usize, at: usize) -> __m512i {
+        let row = |r: usize| rows.get::<16>(r, at).as_ptr().cast();
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe {
+            let x = _mm512_castsi128_si512(_mm_loadu_si128(row(r)));
+            let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(row(r + 4)));
+            let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(row(r + 8)));
+            _mm512_inserti32x4::<3>(x, _mm_loadu_si128(row(r + 12)))
         }
-        let (a, b) = (every_fourth!(0), every_fourth!(1));
-        let (c, d) = (every_fourth!(2), every_fourth!(3));
+    }
+
+    #[inline(always)]
+    fn transposed(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         // SAFETY: see above.
         unsafe {
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
@@ -110,6 +108,11 @@ impl Simd for Avx512 {
         sub_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         dot_pairs(ab: __m512i, x: [i16; 2]) -> __m512i =
             _mm512_madd_epi16(ab, _mm512_set1_epi32(bytemuck::cast(x)));
+        add_products(sums: __m512i, w: __m512i, x: __m512i) -> __m512i =
+            _mm512_dpbusd_epi32(sums, w, x);
+        // As in `dot_signed`, with 128 added to the weights.
+        add_signed(sums: __m512i, w: __m512i, x: __m512i) -> __m512i =
+            _mm512_dpbusd_epi32(sums, _mm512_xor_si512(w, _mm512_set1_epi8(i8::MIN)), x);
         floats(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
         splat_float(x: f32) -> __m512 = _mm512_set1_ps(x);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
@@ -147,6 +150,31 @@ impl Simd for Avx512 {
             let sums = _mm512_slli_epi32(_mm512_set1_epi32(x.eight_sums), 4);
             _mm512_sub_epi32(total, sums)
         }
+    }
+
+    #[inline(always)]
+    fn repeat(self, x: &[[i8; 4]; 4]) -> __m512i {
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let (ab, ab2) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            let (cd, cd2) = (_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d));
+            let ab = _mm512_castsi512_ps(_mm512_add_epi32(ab, ab2));
+            let cd = _mm512_castsi512_ps(_mm512_add_epi32(cd, cd2));
+            let even = _mm512_shuffle_ps::<0b10_00_10_00>(ab, cd);
+            let odd = _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd);
+            _mm512_add_epi32(_mm512_castps_si512(even), _mm512_castps_si512(odd))
+        }
+    }
+
+    #[inline(always)]
+    fn sum_rows_signed(self, sums: [__m512i; 4], x: &Quants) -> __m512i {
+        self.sub_ints(self.sum_rows::<8, 2>(sums), self.splat(16 * x.eight_sums))
     }
 
     #[inline(always)]

@@ -19,6 +19,8 @@ mod panels;
 mod portable;
 mod quants;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
+mod rows;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod simd;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod weights;

@@ -101,6 +101,23 @@ impl Neon {
         }
         total
     }
+
+    /// To each lane of `sum`, the products of its four bytes with those of the same lane of `x`.
+    #[inline(always)]
+    fn sdot_all(self, sum: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
+        let mut total = sum;
+        // SAFETY: `self` is the proof that the CPU has the instruction.
+        unsafe {
+            asm!(
+                "sdot {total:v}.4s, {w:v}.16b, {x:v}.16b",
+                total = inout(vreg) total,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        total
+    }
 }
 
 /// Lane j of vector i becomes lane i of vector j.
@@ -136,11 +153,15 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn load16(self, rows: Runs<'_>, at: usize) -> [Ints; 4] {
+    fn load_rows(self, rows: Runs<'_>, r: usize, at: usize) -> Ints {
         // SAFETY: 16 bytes are read from an array of as many.
         let row = |r| unsafe { vreinterpretq_s32_u8(vld1q_u8(rows.get::<16>(r, at).as_ptr())) };
-        let low = transposed([row(0), row(1), row(2), row(3)]);
-        let high = transposed([row(4), row(5), row(6), row(7)]);
+        [row(r), row(r + 4)]
+    }
+
+    #[inline(always)]
+    fn transposed(self, rows: [Ints; 4]) -> [Ints; 4] {
+        let [low, high] = [0, 1].map(|i| transposed(rows.map(|row| row[i])));
         [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
     }
 
@@ -243,6 +264,36 @@ impl Simd for Neon {
     #[inline(always)]
     fn dot_signed(self, w: &[Ints; 8], x: &Quants) -> Ints {
         self.dot_bytes(w, &x.q)
+    }
+
+    #[inline(always)]
+    fn repeat(self, x: &[[i8; 4]; 4]) -> Ints {
+        // SAFETY: 16 bytes are read from an array of as many.
+        unsafe { [vreinterpretq_s32_s8(vld1q_s8(x.as_ptr().cast())); 2] }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Ints, w: Ints, x: Ints) -> Ints {
+        [self.sdot_all(sums[0], w[0], x[0]), self.sdot_all(sums[1], w[1], x[1])]
+    }
+
+    #[inline(always)]
+    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [Ints; 4]) -> Ints {
+        // SAFETY: see above.
+        unsafe {
+            let (ab, cd) = (both!(vpaddq_s32(a, b)), both!(vpaddq_s32(c, d)));
+            both!(vpaddq_s32(ab, cd))
+        }
+    }
+
+    #[inline(always)]
+    fn add_signed(self, sums: Ints, w: Ints, x: Ints) -> Ints {
+        self.add_products(sums, w, x)
+    }
+
+    #[inline(always)]
+    fn sum_rows_signed(self, sums: [Ints; 4], _: &Quants) -> Ints {
+        self.sum_rows::<8, 2>(sums)
     }
 
     #[inline(always)]

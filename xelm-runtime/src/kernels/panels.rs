@@ -2,24 +2,21 @@
 
 use super::blocks::matmul_rows;
 use super::quants::Quants;
+use super::rows::ByRow;
 use super::simd::{Rows, Runs, Simd};
-use super::weights::{Weights, each_group};
+use super::weights::each_group;
 use super::{Activations, ROWS_AT_ONCE};
 use crate::expert::Matrix;
 use crate::isa::{Isa, Vectorised, prefetch};
 use crate::layout::{Layout, PANEL};
 use crate::parallel::Columns;
-use crate::quant::BLOCK;
+use core::hint::black_box;
 use core::marker::PhantomData;
 
 /// Tokens that share the unpacking of a block.
 const TILE: usize = 32;
-/// Bytes of a block at most where one token is multiplied by several panels at a time: memory gives more to a core that
-/// reads at several places. Blocks that are larger are faster one panel after the other.
-const SMALL: usize = 64;
-
 /// An entry of the table of kernels.
-pub(super) fn matmul<S: Simd, W: Weights<S>>(
+pub(super) fn matmul<S: Simd, W: ByRow<S>>(
     isa: Isa,
     w: &Matrix<'_>,
     x: &Activations<'_>,
@@ -27,7 +24,7 @@ pub(super) fn matmul<S: Simd, W: Weights<S>>(
 ) {
     let Some(s) = S::of(isa) else { return };
     match w.layout {
-        Layout::Standard => s.run(Product::<S, W, Apart>(s, w, x, out, PhantomData)),
+        Layout::Standard => s.run(Product::<S, W, Runs>(s, w, x, out, PhantomData)),
         Layout::Packed => s.run(Product::<S, W, Interleaved>(s, w, x, out, PhantomData)),
     }
 }
@@ -41,7 +38,7 @@ struct Product<'a, 'b, S, W, L>(
     PhantomData<(W, L)>,
 );
 
-impl<'a, S: Simd, W: Weights<S>, L: Place<'a, S>> Vectorised for Product<'a, '_, S, W, L> {
+impl<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>> Vectorised for Product<'a, '_, S, W, L> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
@@ -49,24 +46,21 @@ impl<'a, S: Simd, W: Weights<S>, L: Place<'a, S>> Vectorised for Product<'a, '_,
         let n = out.n_rows();
         let range = out.range();
         let mut row = range.start;
-        if n == 1 && size_of::<W>() <= SMALL {
+        if n == 1 && L::several(size_of::<W>()) {
             while row + ROWS_AT_ONCE <= range.end {
-                let n = const { ROWS_AT_ONCE / S::ROWS };
-                let panels = Panels::of::<S, W>(w, row, n);
-                match n {
-                    2 => one_token::<S, W, L, 2>(s, panels, x.quants, out, row),
-                    _ => one_token::<S, W, L, 4>(s, panels, x.quants, out, row),
+                match const { ROWS_AT_ONCE / S::ROWS } {
+                    2 => one_token::<S, W, L, 2>(s, w, x.quants, out, row),
+                    _ => one_token::<S, W, L, 4>(s, w, x.quants, out, row),
                 }
                 row += ROWS_AT_ONCE;
             }
         }
         while row + S::ROWS <= range.end {
-            let panels = Panels::of::<S, W>(w, row, 1);
             if n == 1 {
-                one_token::<S, W, L, 1>(s, panels, x.quants, out, row);
+                one_token::<S, W, L, 1>(s, w, x.quants, out, row);
             } else {
                 for t in (0..n).step_by(TILE) {
-                    tile::<S, W, L>(s, panels, x.quants, (n, t), out, row);
+                    tile::<S, W, L>(s, w, x.quants, (n, t), out, row);
                 }
             }
             row += S::ROWS;
@@ -77,23 +71,25 @@ impl<'a, S: Simd, W: Weights<S>, L: Place<'a, S>> Vectorised for Product<'a, '_,
 
 /// The products of the rows of N panels with one token.
 #[inline(always)]
-fn one_token<'a, S: Simd, W: Weights<S>, L: Place<'a, S>, const N: usize>(
+fn one_token<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>, const N: usize>(
     s: S,
-    panels: Panels<'a>,
+    w: &Matrix<'a>,
     quants: &[Quants],
     out: &mut Columns<'_>,
     row: usize,
 ) {
+    let panels = Panels::of::<S>(w, row, N);
+    let mut rest: L = Place::<S>::new(panels.bytes, N);
     let mut sums = [s.splat_float(0.0); N];
-    for (i, x) in quants.chunks_exact(W::GROUPS).take(panels.n_blocks).enumerate() {
-        for p in 0..N {
+    // Unrolled, the loop over panels would fetch for all of them at once, which keeps memory less busy.
+    let n = black_box(N).min(N);
+    for (i, x) in quants.chunks_exact(W::GROUPS).enumerate() {
+        let Some((blocks, next)) = rest.split(size_of::<W>()) else { break };
+        for p in 0..n {
             panels.prefetch::<S, W>(p, i);
-            let rows = L::block(panels, p, i, size_of::<W>());
-            let shared = W::shared(s, rows);
-            for (part, x) in x.chunks_exact(W::PART).enumerate() {
-                sums[p] = W::add_part(s, sums[p], rows, &shared, part, x);
-            }
+            sums[p] = blocks.panel(p).add_block::<W>(s, sums[p], x);
         }
+        rest = next;
     }
     for p in 0..N {
         s.store(sums[p], out.run(0, row + p * S::ROWS, S::ROWS));
@@ -102,19 +98,22 @@ fn one_token<'a, S: Simd, W: Weights<S>, L: Place<'a, S>, const N: usize>(
 
 /// The products of ROWS rows with at most [`TILE`] of n tokens, from `first` on.
 #[inline(always)]
-fn tile<'a, S: Simd, W: Weights<S>, L: Place<'a, S>>(
+fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
     s: S,
-    panels: Panels<'a>,
+    w: &Matrix<'a>,
     quants: &[Quants],
     (n, first): (usize, usize),
     out: &mut Columns<'_>,
     row: usize,
 ) {
     let n_here = TILE.min(n - first);
+    let panels = Panels::of::<S>(w, row, 1);
+    let mut rest = L::new(panels.bytes, 1);
     let mut sums = [s.splat_float(0.0); TILE];
-    for i in 0..panels.n_blocks {
+    for i in 0.. {
+        let Some((rows, next)) = rest.split(size_of::<W>()) else { break };
+        rest = next;
         panels.prefetch::<S, W>(0, i);
-        let rows = L::block(panels, 0, i, size_of::<W>());
         let shared = W::shared(s, rows);
         for part in 0..W::GROUPS / W::PART {
             let bytes = W::part(s, rows, &shared, part);
@@ -138,18 +137,14 @@ fn tile<'a, S: Simd, W: Weights<S>, L: Place<'a, S>>(
 struct Panels<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
-    /// Blocks of a row.
-    n_blocks: usize,
 }
 
 impl<'a> Panels<'a> {
     /// The `n` panels of a matrix that begin at a row.
     #[inline(always)]
-    fn of<S: Simd, W: Weights<S>>(w: &Matrix<'a>, row: usize, n: usize) -> Self {
-        let n_blocks = w.n_cols / BLOCK / W::GROUPS;
-        let row_bytes = n_blocks * size_of::<W>();
-        let bytes = &w.bytes[row * row_bytes..][..n * S::ROWS * row_bytes];
-        Panels { bytes, row_bytes, n_blocks }
+    fn of<S: Simd>(w: &Matrix<'a>, row: usize, n: usize) -> Self {
+        let row_bytes = w.bytes.len() / w.n_rows;
+        Panels { bytes: &w.bytes[row * row_bytes..][..n * S::ROWS * row_bytes], row_bytes }
     }
 
     /// Fetches as much of what follows as the blocks at index `i` of all rows of panel `p` are, each in its place.
@@ -163,38 +158,44 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// A way in which the blocks of rows lie.
+/// A way in which the blocks of a panel's rows lie.
 trait Place<'a, S: Simd>: Rows<S> {
-    /// Those at index `i` of the rows of panel `p`; `len` is the size of one.
-    fn block(panels: Panels<'a>, p: usize, i: usize, len: usize) -> Self;
+    /// Whether one token is multiplied by blocks of `len` bytes of several panels at a time: memory gives more to a core
+    /// that reads at several places.
+    fn several(len: usize) -> bool;
+    /// All blocks of `n` panels.
+    fn new(panels: &'a [u8], n: usize) -> Self;
+    /// Those of panel `p`.
+    fn panel(self, p: usize) -> Self;
+    /// The first blocks of all rows, of `len` bytes each, and those that follow.
+    fn split(self, len: usize) -> Option<(Self, Self)>;
+    /// Adds the products of single blocks with one token's activations.
+    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats;
 }
 
 /// Rows as a standard file has them, one after the other.
-#[derive(Clone, Copy)]
-struct Apart<'a>(Runs<'a>);
-
-impl<'a, S: Simd> Place<'a, S> for Apart<'a> {
+impl<'a, S: Simd> Place<'a, S> for Runs<'a> {
+    /// Q8_0: the other formats' arithmetic takes longer than memory does, and with one panel the addresses of its rows stay in
+    /// registers.
     #[inline(always)]
-    fn block(panels: Panels<'a>, p: usize, i: usize, len: usize) -> Self {
-        let Panels { bytes, row_bytes, .. } = panels;
-        let start = p * S::ROWS * row_bytes + i * len;
-        Apart(Runs::new(bytes, start, row_bytes, S::ROWS, len))
-    }
-}
-
-impl<S: Simd> Rows<S> for Apart<'_> {
-    const INTERLEAVED: bool = false;
-    #[inline(always)]
-    fn load16(self, s: S, at: usize) -> [S::Ints; 4] {
-        s.load16(self.0, at)
+    fn several(len: usize) -> bool {
+        (32..=64).contains(&len)
     }
     #[inline(always)]
-    fn load4(self, s: S, at: usize) -> S::Ints {
-        s.load4(self.0, at)
+    fn new(panels: &'a [u8], n: usize) -> Self {
+        Runs::new(panels, n * S::ROWS)
     }
     #[inline(always)]
-    fn load2(self, s: S, at: usize) -> S::Floats {
-        s.load2(self.0, at)
+    fn panel(self, p: usize) -> Self {
+        self.some(p * S::ROWS, S::ROWS)
+    }
+    #[inline(always)]
+    fn split(self, len: usize) -> Option<(Self, Self)> {
+        Runs::split(self, len)
+    }
+    #[inline(always)]
+    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats {
+        W::add_block(s, sum, self, x)
     }
 }
 
@@ -203,16 +204,36 @@ impl<S: Simd> Rows<S> for Apart<'_> {
 struct Interleaved<'a>(Runs<'a>);
 
 impl<'a, S: Simd> Place<'a, S> for Interleaved<'a> {
+    /// Blocks that are larger are faster one panel after the other.
     #[inline(always)]
-    fn block(panels: Panels<'a>, p: usize, i: usize, len: usize) -> Self {
-        let Panels { bytes, row_bytes, .. } = panels;
-        let start = p * S::ROWS * row_bytes + i * PANEL * len;
-        Interleaved(Runs::new(bytes, start, PANEL * row_bytes, S::ROWS / PANEL, PANEL * len))
+    fn several(len: usize) -> bool {
+        len <= 64
+    }
+    #[inline(always)]
+    fn new(panels: &'a [u8], n: usize) -> Self {
+        Interleaved(Runs::new(panels, n * S::ROWS / PANEL))
+    }
+    #[inline(always)]
+    fn panel(self, p: usize) -> Self {
+        Interleaved(self.0.some(p * S::ROWS / PANEL, S::ROWS / PANEL))
+    }
+    #[inline(always)]
+    fn split(self, len: usize) -> Option<(Self, Self)> {
+        let (first, rest) = self.0.split(PANEL * len)?;
+        Some((Interleaved(first), Interleaved(rest)))
+    }
+    #[inline(always)]
+    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats {
+        let mut sum = sum;
+        let shared = W::shared(s, self);
+        for (part, x) in x.chunks_exact(W::PART).enumerate() {
+            sum = W::add_part(s, sum, self, &shared, part, x);
+        }
+        sum
     }
 }
 
 impl<S: Simd> Rows<S> for Interleaved<'_> {
-    const INTERLEAVED: bool = true;
     #[inline(always)]
     fn load16(self, s: S, at: usize) -> [S::Ints; 4] {
         core::array::from_fn(|j| self.load4(s, at + 4 * j))

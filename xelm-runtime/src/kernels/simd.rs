@@ -5,11 +5,10 @@
 
 use super::quants::Quants;
 use crate::isa::{Isa, Vectorised};
+use core::marker::PhantomData;
 
 /// One block of each row of a vector.
 pub(super) trait Rows<S: Simd>: Copy {
-    /// Whether four bytes of each row lie side by side, so that loading them is one instruction.
-    const INTERLEAVED: bool;
     /// The 16 bytes at offset `at` of each block, the j-th four in vector j.
     fn load16(self, s: S, at: usize) -> [S::Ints; 4];
     /// The four bytes at offset `at` of each block.
@@ -18,34 +17,66 @@ pub(super) trait Rows<S: Simd>: Copy {
     fn load2(self, s: S, at: usize) -> S::Floats;
 }
 
+impl<S: Simd> Rows<S> for Runs<'_> {
+    #[inline(always)]
+    fn load16(self, s: S, at: usize) -> [S::Ints; 4] {
+        s.transposed([
+            s.load_rows(self, 0, at),
+            s.load_rows(self, 1, at),
+            s.load_rows(self, 2, at),
+            s.load_rows(self, 3, at),
+        ])
+    }
+    #[inline(always)]
+    fn load4(self, s: S, at: usize) -> S::Ints {
+        s.load4(self, at)
+    }
+    #[inline(always)]
+    fn load2(self, s: S, at: usize) -> S::Floats {
+        s.load2(self, at)
+    }
+}
+
 /// Runs of bytes, equally long and equally far apart: what vectors are loaded from.
 #[derive(Clone, Copy)]
 pub(super) struct Runs<'a> {
-    bytes: &'a [u8],
+    first: *const u8,
     /// Bytes from the beginning of a run to that of the next.
     stride: usize,
     n_runs: usize,
     /// Bytes of a run.
     len: usize,
+    _bytes: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Runs<'a> {
-    /// The first run begins at `bytes[start]`.
+    /// `n_runs` runs, one after the other, of which `bytes` consists.
     ///
     /// # Panics
-    /// They do not all lie in `bytes`.
+    /// They are not equally long.
     #[inline(always)]
-    pub(super) fn new(
-        bytes: &'a [u8],
-        start: usize,
-        stride: usize,
-        n_runs: usize,
-        len: usize,
-    ) -> Self {
-        let last = stride.checked_mul(n_runs - 1).and_then(|last| last.checked_add(len));
-        let end = last.and_then(|last| last.checked_add(start));
-        assert!(end.is_some_and(|end| end <= bytes.len()));
-        Runs { bytes: &bytes[start..], stride, n_runs, len }
+    pub(super) fn new(bytes: &'a [u8], n_runs: usize) -> Self {
+        let len = bytes.len() / n_runs;
+        assert!(len * n_runs == bytes.len());
+        Runs { first: bytes.as_ptr(), stride: len, n_runs, len, _bytes: PhantomData }
+    }
+
+    /// The first `len` bytes of each run, and what follows them, unless there are fewer.
+    #[inline(always)]
+    pub(super) fn split(self, len: usize) -> Option<(Self, Self)> {
+        let rest = self.len.checked_sub(len)?;
+        let first = self.first.wrapping_add(len);
+        Some((Runs { len, ..self }, Runs { first, len: rest, ..self }))
+    }
+
+    /// `n` of the runs, from `first` on.
+    ///
+    /// # Panics
+    /// There are not as many.
+    #[inline(always)]
+    pub(super) fn some(self, first: usize, n: usize) -> Self {
+        assert!(first <= self.n_runs && n <= self.n_runs - first);
+        Runs { first: self.first.wrapping_add(first * self.stride), n_runs: n, ..self }
     }
 
     /// N bytes at offset `at` of run `i`. Where these and the length are constants, nothing is left of the check.
@@ -55,9 +86,9 @@ impl<'a> Runs<'a> {
     #[inline(always)]
     pub(super) fn get<const N: usize>(self, i: usize, at: usize) -> &'a [u8; N] {
         assert!(i < self.n_runs && at <= self.len && N <= self.len - at);
-        let first = self.bytes.as_ptr().wrapping_add(i * self.stride + at);
-        // SAFETY: run `i` lies in `bytes` as `new` made sure, the bytes lie in the run, and an array of bytes may begin
-        // anywhere.
+        let first = self.first.wrapping_add(i * self.stride + at);
+        // SAFETY: run `i` lies in the bytes that are borrowed, as `new` made sure and `split` left it; these lie in the run,
+        // and an array of bytes may begin anywhere.
         unsafe { &*first.cast() }
     }
 }
@@ -76,8 +107,10 @@ pub(super) trait Simd: Copy {
     /// Runs `work` compiled for these instructions, and for no others as [`Isa::run`] does.
     fn run<V: Vectorised<Output = ()>>(self, work: V);
 
-    /// The 16 bytes at offset `at` of each of ROWS runs, the j-th four in vector j.
-    fn load16(self, rows: Runs<'_>, at: usize) -> [Self::Ints; 4];
+    /// The 16 bytes at offset `at` of the runs `r`, `r` + 4 and on, one after the other.
+    fn load_rows(self, rows: Runs<'_>, r: usize, at: usize) -> Self::Ints;
+    /// The j-th four bytes of each run in vector j, from [`Simd::load_rows`] of each `r` below 4.
+    fn transposed(self, rows: [Self::Ints; 4]) -> [Self::Ints; 4];
     /// The four bytes at offset `at` of each of ROWS runs.
     fn load4(self, rows: Runs<'_>, at: usize) -> Self::Ints;
     /// The half-precision number at offset `at` of each of ROWS runs.
@@ -117,6 +150,18 @@ pub(super) trait Simd: Copy {
     ) -> Self::Ints;
     /// Σ w · x of signed bytes w.
     fn dot_signed(self, w: &[Self::Ints; 8], x: &Quants) -> Self::Ints;
+
+    /// 16 activations for each run of a vector of [`Simd::load_rows`].
+    fn repeat(self, x: &[[i8; 4]; 4]) -> Self::Ints;
+    /// Adds to partial sums the products of bytes w below 2⁶ with x from [`Simd::repeat`].
+    fn add_products(self, sums: Self::Ints, w: Self::Ints, x: Self::Ints) -> Self::Ints;
+    /// The sum of each run, from N · 16 products of bytes below 2^BITS; N · 2^BITS is at most 64.
+    fn sum_rows<const BITS: u32, const N: usize>(self, sums: [Self::Ints; 4]) -> Self::Ints;
+    /// Adds to partial sums the products of signed bytes w.
+    fn add_signed(self, sums: Self::Ints, w: Self::Ints, x: Self::Ints) -> Self::Ints;
+    /// The sum of each run, from 32 products of signed bytes with `x`.
+    fn sum_rows_signed(self, sums: [Self::Ints; 4], x: &Quants) -> Self::Ints;
+
     /// Two integers that 16 bits hold, for [`Simd::dot_pairs`].
     #[inline(always)]
     fn pairs(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {

@@ -5,7 +5,6 @@ use super::blocks::Block;
 use super::quants::Quants;
 use super::simd::{Rows, Simd};
 use crate::quant::{BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0};
-use core::hint::black_box;
 use core::mem::offset_of;
 
 /// 32 bytes of every row, four neighbours in a lane.
@@ -78,7 +77,13 @@ fn add_unpacked<S: Simd, W: Weights<S>, R: Rows<S>>(
 
 /// sum + dot · (d · scale).
 #[inline(always)]
-fn add_scaled<S: Simd>(s: S, sum: S::Floats, dot: S::Ints, d: S::Floats, x: &Quants) -> S::Floats {
+pub(super) fn add_scaled<S: Simd>(
+    s: S,
+    sum: S::Floats,
+    dot: S::Ints,
+    d: S::Floats,
+    x: &Quants,
+) -> S::Floats {
     s.add(sum, s.mul(s.floats(dot), s.mul(d, s.splat_float(x.scale))))
 }
 
@@ -97,7 +102,7 @@ fn load32<S: Simd, R: Rows<S>>(s: S, rows: R, at: usize) -> Bytes<S> {
 
 /// Half `half` of every byte.
 #[inline(always)]
-fn nibble<S: Simd>(s: S, x: S::Ints, half: usize) -> S::Ints {
+pub(super) fn nibble<S: Simd>(s: S, x: S::Ints, half: usize) -> S::Ints {
     s.and(s.shr(x, 4 * half), bytes(s, 0x0f))
 }
 
@@ -114,7 +119,7 @@ fn load_nibbles<S: Simd, R: Rows<S>>(s: S, rows: R, at: usize) -> Bytes<S> {
 
 /// Bits `at` of every byte, counted from the lowest, moved up to bits 4 and on.
 #[inline(always)]
-fn to_bit_4<S: Simd>(s: S, x: S::Ints, at: usize, mask: u8) -> S::Ints {
+pub(super) fn to_bit_4<S: Simd>(s: S, x: S::Ints, at: usize, mask: u8) -> S::Ints {
     let moved = if at < 4 { s.shl(x, 4 - at) } else { s.shr(x, at - 4) };
     s.and(moved, bytes(s, mask << 4))
 }
@@ -190,7 +195,7 @@ impl<S: Simd> Weights<S> for BlockQ4_1 {
 
 /// Scales and minima of a super-block and of its groups.
 pub(super) struct GroupScales<S: Simd> {
-    d: S::Floats,
+    pub(super) d: S::Floats,
     dmin: S::Floats,
     /// A byte for each of four groups.
     scales: [S::Ints; 2],
@@ -200,7 +205,7 @@ pub(super) struct GroupScales<S: Simd> {
 impl<S: Simd> GroupScales<S> {
     /// Reads `d`, `dmin` and `crate::quant::GroupScales`, with which a block of Q4_K or Q5_K begins.
     #[inline(always)]
-    fn load<R: Rows<S>>(s: S, rows: R) -> Self {
+    pub(super) fn load<R: Rows<S>>(s: S, rows: R) -> Self {
         let [d_and_dmin, a, b, c] = rows.load16(s, 0);
         let [d, dmin] = s.halves(d_and_dmin);
         let six = bytes(s, 0x3f);
@@ -212,13 +217,13 @@ impl<S: Simd> GroupScales<S> {
         }
     }
 
-    /// Scale factors and minima of a group.
+    /// Scales and minima of a group.
     #[inline(always)]
-    fn get(&self, s: S, g: usize) -> (S::Ints, S::Floats) {
+    pub(super) fn get(&self, s: S, g: usize) -> (S::Ints, S::Floats) {
         let (i, shift) = (g / 4, g % 4 * 8);
         let scale = s.and(s.shr(self.scales[i], shift), s.splat(0xff));
         let min = s.and(s.shr(self.minima[i], shift), s.splat(0xff));
-        (s.factors(scale), s.mul(self.dmin, s.floats(min)))
+        (scale, s.mul(self.dmin, s.floats(min)))
     }
 }
 
@@ -234,7 +239,7 @@ impl<S: Simd> GroupWithMin<S> {
     #[inline(always)]
     fn new(s: S, w: Bytes<S>, of: &GroupScales<S>, g: usize) -> Self {
         let (scale, min) = of.get(s, g);
-        GroupWithMin { w, scale, d: of.d, min }
+        GroupWithMin { w, scale: s.factors(scale), d: of.d, min }
     }
 
     #[inline(always)]
@@ -338,7 +343,7 @@ fn centred<S: Simd>(s: S, dot: S::Ints, pair: S::Ints, x: &Quants) -> S::Ints {
 
 /// Four numbers of every row, of group `g` of a part of Q6_K.
 #[inline(always)]
-fn six_bits<S: Simd>(s: S, low: S::Ints, high: S::Ints, g: usize) -> S::Ints {
+pub(super) fn six_bits<S: Simd>(s: S, low: S::Ints, high: S::Ints, g: usize) -> S::Ints {
     s.or(nibble(s, low, g / 2), to_bit_4(s, high, 2 * g, 3))
 }
 
@@ -388,9 +393,6 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         part: usize,
         x: &[Quants],
     ) -> S::Floats {
-        if !R::INTERLEAVED {
-            return add_unpacked::<S, Self, R>(s, sum, rows, of, part, x);
-        }
         let x: &[Quants; 4] = x.first_chunk().expect("as many groups as a part has");
         let (d, scales) = of;
         let (mut dots, mut pairs, mut factors) =
@@ -399,8 +401,7 @@ impl<S: Simd> Weights<S> for BlockQ6K {
             let scales = HalfScales::of(s, scales, part, G);
             (pairs[G], [factors[0][G], factors[1][G]]) = (scales.pair, scales.factors);
         });
-        // Unrolled, all of it would be in flight at once, and most of it in memory (a fifth slower).
-        for half in 0..black_box(2).min(2usize) {
+        for half in 0..2 {
             let factors = &factors[half];
             let low = offset_of!(Self, ql) + 64 * part + 16 * half;
             let high = offset_of!(Self, qh) + 32 * part + 16 * half;
