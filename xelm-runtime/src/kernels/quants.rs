@@ -1,7 +1,6 @@
 //! Activations in 8 bits, as products with quantised weights take them.
 
 use crate::isa::Vectorised;
-use crate::math;
 use crate::quant::BLOCK;
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -55,13 +54,26 @@ const TWO_23: f32 = 8_388_608.0;
 /// q and s with x ≈ s · q, q in −127..=127, rounded half away from zero.
 #[inline(always)]
 pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    let (q, scale) = to_integers(x);
+    let mut bytes = [0i8; BLOCK];
+    for l in 0..BLOCK {
+        bytes[l] = q[l] as i8;
+    }
+    (bytes, scale)
+}
+
+#[inline(always)]
+fn to_integers(x: &[f32; BLOCK]) -> ([i32; BLOCK], f32) {
     let mut magnitudes = [0.0f32; BLOCK];
+    // Bits of numbers that are not negative are in the order of the numbers, and integers may be compared in any order.
+    let mut amax = 0;
     for l in 0..BLOCK {
         magnitudes[l] = x[l].abs();
+        amax = amax.max(magnitudes[l].to_bits() as i32);
     }
-    let amax = math::max(&magnitudes);
+    let amax = f32::from_bits(amax as u32);
     let inverse = if amax < SMALLEST { 0.0 } else { 127.0 / amax };
-    let mut q = [0i8; BLOCK];
+    let mut q = [0; BLOCK];
     for l in 0..BLOCK {
         // Rounded without a conversion to an integer, which in Rust is never one of a vector: adding 2²³ rounds to
         // the nearest integer, in the low bits.
@@ -71,20 +83,24 @@ pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
         let rounded = (shifted.to_bits() & 0xff) as i32;
         let floor = rounded - i32::from(shifted - TWO_23 > v);
         let sign = (x[l].to_bits() as i32) >> 31;
-        q[l] = ((floor ^ sign) - sign) as i8;
+        q[l] = (floor ^ sign) - sign;
     }
     (q, amax / 127.0)
 }
 
 #[inline(always)]
 fn quantize(x: &[f32; BLOCK], out: &mut Quants) {
-    let (q, scale) = to_bytes(x);
-    let mut halves = [0i16; 2];
+    let (q, scale) = to_integers(x);
+    let mut bytes = [0i8; BLOCK];
+    let mut halves = [0; 2];
     for l in 0..BLOCK / 2 {
-        halves[0] += i16::from(q[l]);
-        halves[1] += i16::from(q[l + BLOCK / 2]);
+        bytes[l] = q[l] as i8;
+        bytes[l + BLOCK / 2] = q[l + BLOCK / 2] as i8;
+        halves[0] += q[l];
+        halves[1] += q[l + BLOCK / 2];
     }
-    let sum = i32::from(halves[0]) + i32::from(halves[1]);
+    let sum = halves[0] + halves[1];
     let (eight_sums, scaled_sum) = (8 * sum, scale * sum as f32);
-    *out = Quants { q: bytemuck::cast(q), scale, eight_sums, scaled_sum, halves };
+    let halves = [halves[0] as i16, halves[1] as i16];
+    *out = Quants { q: bytemuck::cast(bytes), scale, eight_sums, scaled_sum, halves };
 }
