@@ -6,11 +6,14 @@
 //! left, and waits only for those that entered: a thread that the operating system has taken off
 //! its core misses the phase and costs nothing. On a phone the cores are shared.
 
+mod shares;
+
 use crate::parallel::Parallel;
 use core::cell::UnsafeCell;
 use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
+use shares::{MAX_TASKS, Shares};
 use std::panic::catch_unwind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -43,8 +46,8 @@ const NO_PHASE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Crew {
     gate: Line<AtomicU32>,
-    /// Next task of the phase.
-    next: Line<AtomicUsize>,
+    /// The tasks of the phase.
+    shares: Shares,
     /// Set while a caller has a phase: it alone opens and closes the gate.
     taken: AtomicBool,
     /// The work of the phase. Written by the caller while the gate is closed and nobody inside,
@@ -74,7 +77,7 @@ struct Line<T>(T);
 #[derive(Clone, Copy, Debug)]
 struct Job {
     task: *const (dyn Fn(usize) + Sync),
-    n_tasks: usize,
+    n_shares: usize,
 }
 
 // SAFETY: `job` is the only part that is not `Sync`. The caller that has `taken` set writes it while
@@ -89,9 +92,9 @@ impl Crew {
     pub fn new(max_workers: usize) -> Self {
         let crew = Crew {
             gate: Line(AtomicU32::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            shares: Shares::new(),
             taken: AtomicBool::new(false),
-            job: UnsafeCell::new(Job { task: &|_| {}, n_tasks: 0 }),
+            job: UnsafeCell::new(Job { task: &|_| {}, n_shares: 1 }),
             panicked: AtomicBool::new(false),
             n_workers: AtomicUsize::new(0),
             max_workers: max_workers.min(MAX_WORKERS),
@@ -133,9 +136,10 @@ impl Crew {
             // Spinning is for those whom it lets arrive in time.
             spin = entered.is_some();
             match entered {
-                Some(phase) => {
-                    seen = phase;
-                    self.help();
+                Some(gate) => {
+                    seen = gate / PHASE;
+                    // Share 0 is the caller's; the first to come finds nobody inside.
+                    self.help(1 + (gate & INSIDE) as usize);
                 }
                 None => self.sleep(seen),
             }
@@ -163,7 +167,7 @@ impl Crew {
         }
     }
 
-    /// Enters the phase that is open, unless it is `seen`; returns its number. The exchange succeeds
+    /// Enters the phase that is open, unless it is `seen`; returns the gate as it was. The exchange succeeds
     /// only on an open gate, so whoever is inside was counted before the caller closed it.
     fn enter(&self, seen: u32) -> Option<u32> {
         let mut gate = self.gate.0.load(Ordering::Relaxed);
@@ -176,7 +180,7 @@ impl Crew {
                 Ordering::Relaxed,
             );
             match entry {
-                Ok(_) => return Some(gate / PHASE),
+                Ok(_) => return Some(gate),
                 Err(now) => gate = now,
             }
         }
@@ -184,8 +188,8 @@ impl Crew {
     }
 
     /// What a thread does inside a phase.
-    fn help(&self) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.take_tasks()));
+    fn help(&self, own: usize) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.take_tasks(own)));
         if result.is_err() {
             self.panicked.store(true, Ordering::Relaxed);
         }
@@ -197,18 +201,12 @@ impl Crew {
         }
     }
 
-    /// Takes tasks until none is left. For the caller of a phase, and threads inside.
-    fn take_tasks(&self) {
+    /// Runs tasks until none is left, first those of share `own`. For the caller of a phase, and threads inside.
+    fn take_tasks(&self, own: usize) {
         // SAFETY: nobody writes the job while a phase lasts.
-        let Job { task, n_tasks } = unsafe { *self.job.get() };
-        // Neighbouring tasks read neighbouring weights, which a thread fetches ahead: it takes runs of tasks, half
-        // its share of those that are left, so that the last ones are short.
-        let parts = 2 * (self.n_workers.load(Ordering::Relaxed) + 1);
-        let after = |first: usize| first + (n_tasks - first).div_ceil(parts);
-        let claim = |first: usize| (first < n_tasks).then(|| after(first));
-        while let Ok(first) = self.next.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
-        {
-            for i in first..after(first) {
+        let Job { task, n_shares } = unsafe { *self.job.get() };
+        while let Some(tasks) = self.shares.claim(own, n_shares) {
+            for i in tasks {
                 // SAFETY: `run` does not return, so the function lives, until everybody has left.
                 unsafe { (*task)(i) };
             }
@@ -310,11 +308,12 @@ impl<F: Fn()> Drop for Defer<F> {
     }
 }
 
-// SAFETY: `next` hands out each index once. `finish` keeps this function from returning, or from
+// SAFETY: `shares` hands out each index once. `finish` keeps this function from returning, or from
 // unwinding, before everybody who entered has left, and nobody enters after that.
 unsafe impl Parallel for Crew {
     fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let alone = n_tasks <= 1 || self.n_workers.load(Ordering::Relaxed) == 0;
+        let n_workers = self.n_workers.load(Ordering::Relaxed);
+        let alone = !(2..=MAX_TASKS).contains(&n_tasks) || n_workers == 0;
         if alone || self.taken.swap(true, Ordering::Acquire) {
             (0..n_tasks).for_each(task);
             return;
@@ -326,13 +325,14 @@ unsafe impl Parallel for Crew {
         let task: &'static (dyn Fn(usize) + Sync) = unsafe { core::mem::transmute(task) };
         // SAFETY: this thread has `taken`, the gate is closed, and the phase before left nobody
         // inside.
-        unsafe { *self.job.get() = Job { task, n_tasks } };
-        self.next.0.store(0, Ordering::Relaxed);
+        unsafe {
+            *self.job.get() = Job { task, n_shares: self.shares.divide(n_tasks, n_workers + 1) }
+        };
         self.panicked.store(false, Ordering::Relaxed);
         let phase = self.gate.0.load(Ordering::Relaxed) / PHASE;
         self.gate.0.store(phase.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::SeqCst);
         self.wake(n_tasks);
-        self.take_tasks();
+        self.take_tasks(0);
         drop(finish);
         assert!(!self.panicked.load(Ordering::Relaxed), "a task panicked on another thread");
     }
