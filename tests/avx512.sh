@@ -77,6 +77,9 @@ cp /bin/busybox "$root/busybox"
 strip -o "$root/kernels" "$(program xelm-runtime --test kernels)"
 strip -o "$root/xelm-runtime" "$(program xelm-runtime --lib)"
 strip -o "$root/xelm-train" "$(program xelm-train --lib)"
+# The model that tests of the trainer read, where they look for it.
+mkdir -p "$root$PWD/xelm-train" "$root$PWD/tests/fixtures"
+cp -r tests/fixtures/tiny "$root$PWD/tests/fixtures"
 cat > "$root/init" << 'END'
 #!/busybox sh
 /busybox mount -t proc proc /proc

@@ -214,6 +214,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        const { assert!(N << BITS <= 64, "half the products of a run are summed in 16 bits") };
         // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
         let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
         // SAFETY: see above.

@@ -15,6 +15,7 @@ use core::marker::PhantomData;
 
 /// Tokens that share the unpacking of a block.
 const TILE: usize = 32;
+
 /// An entry of the table of kernels.
 pub(super) fn matmul<S: Simd, W: ByRow<S>>(
     isa: Isa,

@@ -382,8 +382,7 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         let high = s.dot::<6>(&w[4..], &x.q[4..], Some(scales.factors[1]));
         add_scaled(s, sum, centred(s, s.add_ints(low, high), scales.pair, x), *d, x)
     }
-    /// A part is 24 vectors, more than there are registers: where loads are cheap, all groups go together, half of
-    /// each at a time.
+    /// A part is 24 vectors, more than there are registers: all groups go together, half of each at a time.
     #[inline(always)]
     fn add_part<R: Rows<S>>(
         s: S,
