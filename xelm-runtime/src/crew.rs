@@ -167,8 +167,8 @@ impl Crew {
         }
     }
 
-    /// Enters the phase that is open, unless it is `seen`; returns the gate as it was. The exchange succeeds
-    /// only on an open gate, so whoever is inside was counted before the caller closed it.
+    /// Enters the phase that is open, unless it is `seen`; returns the gate as it was. The exchange
+    /// succeeds only on an open gate, so whoever is inside was counted before the caller closed it.
     fn enter(&self, seen: u32) -> Option<u32> {
         let mut gate = self.gate.0.load(Ordering::Relaxed);
         while open_after(gate, seen) {
@@ -323,11 +323,10 @@ unsafe impl Parallel for Crew {
         let finish = Defer(|| self.finish());
         // SAFETY: only the lifetime is dropped; `finish` outlasts every use of the function.
         let task: &'static (dyn Fn(usize) + Sync) = unsafe { core::mem::transmute(task) };
+        let n_shares = self.shares.divide(n_tasks, n_workers + 1);
         // SAFETY: this thread has `taken`, the gate is closed, and the phase before left nobody
         // inside.
-        unsafe {
-            *self.job.get() = Job { task, n_shares: self.shares.divide(n_tasks, n_workers + 1) }
-        };
+        unsafe { *self.job.get() = Job { task, n_shares } };
         self.panicked.store(false, Ordering::Relaxed);
         let phase = self.gate.0.load(Ordering::Relaxed) / PHASE;
         self.gate.0.store(phase.wrapping_add(1).wrapping_mul(PHASE) | OPEN, Ordering::SeqCst);

@@ -62,6 +62,7 @@ pub(super) fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     (bytes, scale)
 }
 
+/// [`to_bytes`], before the numbers are narrowed.
 #[inline(always)]
 fn to_integers(x: &[f32; BLOCK]) -> ([i32; BLOCK], f32) {
     let mut magnitudes = [0.0f32; BLOCK];

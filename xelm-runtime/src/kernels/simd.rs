@@ -87,8 +87,8 @@ impl<'a> Runs<'a> {
     pub(super) fn get<const N: usize>(self, i: usize, at: usize) -> &'a [u8; N] {
         assert!(i < self.n_runs && at <= self.len && N <= self.len - at);
         let first = self.first.wrapping_add(i * self.stride + at);
-        // SAFETY: run `i` lies in the bytes that are borrowed, as `new` made sure and `split` left it; these lie in the run,
-        // and an array of bytes may begin anywhere.
+        // SAFETY: run `i` lies in the bytes that are borrowed, as `new` made sure and `split` and `some` left it; these
+        // lie in the run, and an array of bytes may begin anywhere.
         unsafe { &*first.cast() }
     }
 }
