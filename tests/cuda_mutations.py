@@ -58,10 +58,11 @@ RUNTIME = [
     ("attention.cu", "sum * scale :", "sum :"),
     ("attention.cu", "lanes[blockIdx.z].slot", "lanes[0].slot"),
     ("attention.cu", "sum += share * part[head_dim + 1]", "sum += part[head_dim + 1]"),
-    ("attention.cu", "    __syncthreads();\n    if (q)", "    if (q)"),
+    ("attention.cu", "    __syncthreads();\n    if (!q)", "    if (!q)"),
     ("common.cuh", "copysignf(0.5f, wide)", "0.5f"),
     ("common.cuh", "sum += __shfl_xor_sync(ALL_LANES, sum, o)", "sum -= __shfl_xor_sync(ALL_LANES, sum, o)"),
     ("common.cuh", "for (int w = 0; w < WARPS; w++)", "for (int w = 1; w < WARPS; w++)"),
+    ("common.cuh", "? SUPER_BLOCK : GROUP", "? GROUP : GROUP"),
     ("embed.cu", "(q - F::OFFSET)", "q"),
     ("embed.cu", "v + u.m[h]", "v - u.m[h]"),
     ("embed.cu", "(*past + blockIdx.x)", "(blockIdx.x)"),
@@ -81,6 +82,7 @@ RUNTIME = [
     ("matmul.cu", "token += lane % TOKENS", "token += lane / TOKENS"),
     ("matmul.cu", "end.add ? *to + v : v", "end.add ? *to - v : v"),
     ("norm.cu", "first + blockIdx.x", "blockIdx.x"),
+    ("norm.cu", "next[expert].type", "norm.type"),
     ("norm.cu", "+ norm.bias[c]", "- norm.bias[c]"),
 ]
 

@@ -186,11 +186,11 @@ impl Forward {
         (0..FORMATS.len()).filter(move |i| bits >> i & 1 == 1)
     }
 
-    /// Where activations in 8 bits for a place go, and their scales: nowhere if nothing there takes them.
-    fn quants(&self, place: Place) -> [Arg; 2] {
+    /// Where activations in 8 bits for a place go, and their scales: nowhere if nothing there takes them; and the place.
+    fn quants(&self, place: Place) -> [Arg; 3] {
         let takes = self.formats(place).any(|i| FORMATS[i].dtype.is_quantized());
         let [q, scales] = if takes { [self.b.q, self.b.scales] } else { [Ptr::NULL; 2] };
-        [Arg::Ptr(q), Arg::Ptr(scales)]
+        [Arg::Ptr(q), Arg::Ptr(scales), self.site(place)]
     }
 
     /// layer, n_layer, n_head, n_ctx, head_dim.
@@ -223,11 +223,12 @@ impl Forward {
         next: Place,
         rows: Range<usize>,
     ) -> Result<()> {
-        let [q, scales] = self.quants(next);
+        let [q, scales, weights] = self.quants(next);
         let args = [
             Arg::Ptr(self.b.h),
             q,
             scales,
+            weights,
             Arg::Ptr(self.b.x),
             self.site(norm),
             Arg::Ptr(self.lanes),
@@ -248,11 +249,11 @@ impl Forward {
         x: Ptr,
         width: usize,
     ) -> Result<()> {
-        let [q, scales] = self.quants(next);
+        let [q, scales, weights] = self.quants(next);
         if matches!(q, Arg::Ptr(Ptr::NULL)) {
             return Ok(());
         }
-        let args = [q, scales, Arg::Ptr(x), u32_of(width)];
+        let args = [q, scales, weights, Arg::Ptr(x), Arg::Ptr(self.lanes), u32_of(width)];
         driver.launch(self.kernels.quantize, [of.n, of.n_lanes, 1], &args)
     }
 
@@ -304,9 +305,10 @@ impl Forward {
         let grid = [n_chunks * n.div_ceil(WARPS), n_head, n_lanes];
         driver.launch(self.kernels.attention, grid, &args)?;
 
-        let [q, scales] = self.quants(Place::Layer(layer, Part::AttnOutput));
-        let (head, width) = (u32_of(n_head), u32_of(n_embd / n_head));
-        let args = [Arg::Ptr(self.b.att), q, scales, parts, past, u32_of(n_chunks), head, width];
+        let [q, scales, weights] = self.quants(Place::Layer(layer, Part::AttnOutput));
+        let (out, head, width) = (Arg::Ptr(self.b.att), u32_of(n_head), u32_of(n_embd / n_head));
+        let n_chunks = u32_of(n_chunks);
+        let args = [out, q, scales, weights, parts, lanes, past, n_chunks, head, width];
         driver.launch(self.kernels.attention_join, [n, n_lanes, 1], &args)
     }
 }

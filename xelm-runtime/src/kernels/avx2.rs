@@ -167,18 +167,45 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn factors(self, x: __m256i) -> __m256i {
-        self.pairs(x, x)
+    fn pairs(self, x: __m256i) -> [__m256i; 2] {
+        let mut pairs = [x; 2];
+        for i in 0..2 {
+            // Each byte to the upper one of a number, where the sign is; 0x80 gives 0.
+            let at = |lane: i32| 0x0180_0080 + 0x0200_0200 * i as i32 + 0x0400_0400 * lane;
+            // SAFETY: see above.
+            unsafe {
+                let at = _mm256_broadcastsi128_si256(_mm_setr_epi32(at(0), at(1), at(2), at(3)));
+                pairs[i] = _mm256_srai_epi16(_mm256_shuffle_epi8(x, at), 8);
+            }
+        }
+        pairs
     }
 
     #[inline(always)]
-    fn dot<const BITS: u32>(self, w: &[__m256i], x: &[[i8; 4]], s: Option<__m256i>) -> __m256i {
+    fn factors<const I: usize>(self, pairs: __m256i) -> __m256i {
+        // The number's bytes twice.
+        let at = |lane: i32| 0x0100_0100 + 0x0202_0202 * I as i32 + 0x0404_0404 * lane;
+        // SAFETY: see above.
+        unsafe {
+            let at = _mm_setr_epi32(at(0), at(1), at(2), at(3));
+            _mm256_shuffle_epi8(pairs, _mm256_broadcastsi128_si256(at))
+        }
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(
+        self,
+        total: __m256i,
+        w: &[__m256i],
+        x: &[[i8; 4]],
+        s: Option<__m256i>,
+    ) -> __m256i {
         // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
         let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
         // SAFETY: see above.
         unsafe {
             let factors = s.unwrap_or(_mm256_set1_epi16(1));
-            let mut total = _mm256_setzero_si256();
+            let mut total = total;
             for (w, x) in w.chunks(n).zip(x.chunks(n)) {
                 let mut sum = _mm256_setzero_si256();
                 for (&w, &x) in w.iter().zip(x) {
@@ -192,10 +219,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_signed(self, w: &[__m256i; 8], x: &Quants) -> __m256i {
+    fn dot_signed(self, total: __m256i, w: &[__m256i; 8], x: &Quants) -> __m256i {
         // SAFETY: see above.
         unsafe {
-            let mut total = _mm256_setzero_si256();
+            let mut total = total;
             for (&w, &x) in w.iter().zip(&x.q) {
                 // |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
                 let x = _mm256_sign_epi8(_mm256_set1_epi32(bytemuck::cast(x)), w);
@@ -213,32 +240,40 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
-        const { assert!(N << BITS <= 64, "half the products of a run are summed in 16 bits") };
-        // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
-        let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
+    fn sum_products(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        // Sums of eight bytes' products, and of sixteen, which 16 bits just hold.
         // SAFETY: see above.
         unsafe {
             let ab = sums_of_halves!(_mm256_add_epi16, a, b);
             let cd = sums_of_halves!(_mm256_add_epi16, c, d);
-            let ones = _mm256_set1_epi16(1);
-            if n >= 4 * N {
-                _mm256_madd_epi16(sums_of_neighbours!(_mm256_add_epi16, ab, cd), ones)
-            } else {
-                let (ab, cd) = (_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(cd, ones));
-                sums_of_neighbours!(_mm256_add_epi32, ab, cd)
-            }
+            let sums = sums_of_neighbours!(_mm256_add_epi16, ab, cd);
+            _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
         }
     }
 
     #[inline(always)]
-    fn sum_rows_signed(self, [a, b, c, d]: [__m256i; 4], _: &Quants) -> __m256i {
+    fn add_scaled(self, sums: __m256i, products: __m256i, factors: __m256i, i: usize) -> __m256i {
+        let at = 0x0100 + 0x0202 * i as i16;
+        // SAFETY: see above.
+        unsafe {
+            let factor = _mm256_shuffle_epi8(factors, _mm256_set1_epi16(at));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(products, factor))
+        }
+    }
+
+    #[inline(always)]
+    fn sum_scaled(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
         // SAFETY: see above.
         unsafe {
             let ab = sums_of_halves!(_mm256_add_epi32, a, b);
             let cd = sums_of_halves!(_mm256_add_epi32, c, d);
             sums_of_neighbours!(_mm256_add_epi32, ab, cd)
         }
+    }
+
+    #[inline(always)]
+    fn sum_signed(self, sums: [__m256i; 4], _: &Quants) -> __m256i {
+        self.sum_scaled(sums)
     }
 
     #[inline(always)]

@@ -121,28 +121,49 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn factors(self, x: __m512i) -> __m512i {
-        x
+    fn pairs(self, x: __m512i) -> [__m512i; 2] {
+        let mut pairs = [x; 2];
+        for i in 0..2 {
+            // Each byte to the upper one of a number, where the sign is; 0x80 gives 0.
+            let at = |lane: i32| 0x0180_0080 + 0x0200_0200 * i as i32 + 0x0400_0400 * lane;
+            // SAFETY: see above.
+            unsafe {
+                let at = _mm512_broadcast_i32x4(_mm_setr_epi32(at(0), at(1), at(2), at(3)));
+                pairs[i] = _mm512_srai_epi16(_mm512_shuffle_epi8(x, at), 8);
+            }
+        }
+        pairs
     }
 
     #[inline(always)]
-    fn dot<const BITS: u32>(self, w: &[__m512i], x: &[[i8; 4]], s: Option<__m512i>) -> __m512i {
+    fn factors<const I: usize>(self, pairs: __m512i) -> __m512i {
+        self.shr_signed(self.shl(pairs, 16 - 16 * I), 16)
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(
+        self,
+        total: __m512i,
+        w: &[__m512i],
+        x: &[[i8; 4]],
+        s: Option<__m512i>,
+    ) -> __m512i {
+        let mut sum = if s.is_some() { self.splat(0) } else { total };
         // SAFETY: see above.
         unsafe {
-            let mut total = _mm512_setzero_si512();
             for (&w, &x) in w.iter().zip(x) {
-                total = _mm512_dpbusd_epi32(total, w, _mm512_set1_epi32(bytemuck::cast(x)));
+                sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(bytemuck::cast(x)));
             }
-            s.map_or(total, |s| _mm512_mullo_epi32(total, s))
+            s.map_or(sum, |s| _mm512_add_epi32(total, _mm512_mullo_epi32(sum, s)))
         }
     }
 
     #[inline(always)]
-    fn dot_signed(self, w: &[__m512i; 8], x: &Quants) -> __m512i {
+    fn dot_signed(self, total: __m512i, w: &[__m512i; 8], x: &Quants) -> __m512i {
         // The instruction takes weights without sign: Σ (w + 128) · x − 128 · Σ x.
         // SAFETY: see above.
         unsafe {
-            let mut total = _mm512_setzero_si512();
+            let mut total = total;
             for (&w, &x) in w.iter().zip(&x.q) {
                 let w = _mm512_xor_si512(w, _mm512_set1_epi8(i8::MIN));
                 total = _mm512_dpbusd_epi32(total, w, _mm512_set1_epi32(bytemuck::cast(x)));
@@ -159,7 +180,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+    fn sum_products(self, sums: [__m512i; 4]) -> __m512i {
+        self.sum_scaled(sums)
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, sums: __m512i, products: __m512i, factors: __m512i, i: usize) -> __m512i {
+        // Partial sums of eight products, or of four, are numbers of 16 bits: the other half is multiplied by 0.
+        let at = 0x8080_0100_u32 + 0x0202 * i as u32;
+        // SAFETY: see above.
+        unsafe {
+            let factor = _mm512_shuffle_epi8(factors, self.splat(at as i32));
+            _mm512_dpwssd_epi32(sums, products, factor)
+        }
+    }
+
+    #[inline(always)]
+    fn sum_scaled(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         // SAFETY: see above.
         unsafe {
             let (ab, ab2) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
@@ -173,8 +210,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn sum_rows_signed(self, sums: [__m512i; 4], x: &Quants) -> __m512i {
-        self.sub_ints(self.sum_rows::<8, 2>(sums), self.splat(16 * x.eight_sums))
+    fn sum_signed(self, sums: [__m512i; 4], x: &Quants) -> __m512i {
+        self.sub_ints(self.sum_scaled(sums), self.splat(16 * x.eight_sums))
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! Products with quantised weights in plain Rust: what every instruction set must give, bit for bit.
 //!
-//! A group of 32 products is an exact integer. A dot product adds the groups one after the other in single
-//! precision: sum += (Σ s · q · x) · (d · scale), and then, where the format has minima, sum += min · (scale · Σ x).
+//! The products with a block of weights, and what its minima are multiplied by, are exact integers: activations have
+//! one scale for as many numbers. A dot product adds the blocks one after the other in single precision:
+//! sum += (Σ s · q · x) · (d · scale), and then, where the format has minima, sum −= (Σ m · x) · (dmin · scale).
 
 use super::Activations;
 use super::quants::Quants;
@@ -17,21 +18,22 @@ use core::ops::Range;
 /// Tokens that share the unpacking of a row.
 const TILE: usize = 4;
 
-/// A group of 32 weights, x[j] = d · s[j / 16] · q[j] + min.
+/// A group of 32 weights, x[j] = d · s[j / 16] · q[j] − dmin · m, d and dmin being its block's.
 pub(super) struct Group {
     q: [i8; BLOCK],
     s: [i32; 2],
-    d: f32,
-    min: f32,
+    m: i32,
 }
 
 /// A block of one or more groups.
 pub(super) trait Block: AnyBitPattern {
     /// Groups in a block.
     const GROUPS: usize;
-    /// Whether `min` is anything but 0.
+    /// Whether `dmin` is anything but 0.
     const HAS_MIN: bool;
-    /// One of them.
+    /// d and dmin.
+    fn scales(&self) -> [f32; 2];
+    /// One of the groups.
     fn group(&self, group: usize) -> Group;
 }
 
@@ -39,8 +41,12 @@ impl Block for BlockQ8_0 {
     const GROUPS: usize = 1;
     const HAS_MIN: bool = false;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [f16_to_f32(self.d), 0.0]
+    }
+    #[inline(always)]
     fn group(&self, _: usize) -> Group {
-        Group { q: self.qs, s: [1; 2], d: f16_to_f32(self.d), min: 0.0 }
+        Group { q: self.qs, s: [1; 2], m: 0 }
     }
 }
 
@@ -48,8 +54,12 @@ impl Block for BlockQ4_0 {
     const GROUPS: usize = 1;
     const HAS_MIN: bool = false;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [f16_to_f32(self.d), 0.0]
+    }
+    #[inline(always)]
     fn group(&self, _: usize) -> Group {
-        Group { q: self.numbers(), s: [1; 2], d: f16_to_f32(self.d), min: 0.0 }
+        Group { q: self.numbers(), s: [1; 2], m: 0 }
     }
 }
 
@@ -57,8 +67,12 @@ impl Block for BlockQ4_1 {
     const GROUPS: usize = 1;
     const HAS_MIN: bool = true;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [f16_to_f32(self.d), -f16_to_f32(self.m)]
+    }
+    #[inline(always)]
     fn group(&self, _: usize) -> Group {
-        Group { q: self.numbers(), s: [1; 2], d: f16_to_f32(self.d), min: f16_to_f32(self.m) }
+        Group { q: self.numbers(), s: [1; 2], m: 1 }
     }
 }
 
@@ -66,10 +80,13 @@ impl Block for BlockQ4K {
     const GROUPS: usize = GROUPS;
     const HAS_MIN: bool = true;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [self.d, self.dmin].map(f16_to_f32)
+    }
+    #[inline(always)]
     fn group(&self, group: usize) -> Group {
         let (s, m) = self.scales.get(group);
-        let (d, dmin) = (f16_to_f32(self.d), f16_to_f32(self.dmin));
-        Group { q: self.numbers(group), s: [s.into(); 2], d, min: -(dmin * f32::from(m)) }
+        Group { q: self.numbers(group), s: [s.into(); 2], m: m.into() }
     }
 }
 
@@ -77,10 +94,13 @@ impl Block for BlockQ5K {
     const GROUPS: usize = GROUPS;
     const HAS_MIN: bool = true;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [self.d, self.dmin].map(f16_to_f32)
+    }
+    #[inline(always)]
     fn group(&self, group: usize) -> Group {
         let (s, m) = self.scales.get(group);
-        let (d, dmin) = (f16_to_f32(self.d), f16_to_f32(self.dmin));
-        Group { q: self.numbers(group), s: [s.into(); 2], d, min: -(dmin * f32::from(m)) }
+        Group { q: self.numbers(group), s: [s.into(); 2], m: m.into() }
     }
 }
 
@@ -88,9 +108,13 @@ impl Block for BlockQ6K {
     const GROUPS: usize = GROUPS;
     const HAS_MIN: bool = false;
     #[inline(always)]
+    fn scales(&self) -> [f32; 2] {
+        [f16_to_f32(self.d), 0.0]
+    }
+    #[inline(always)]
     fn group(&self, group: usize) -> Group {
         let s = [self.scales[2 * group].into(), self.scales[2 * group + 1].into()];
-        Group { q: self.numbers(group), s, d: f16_to_f32(self.d), min: 0.0 }
+        Group { q: self.numbers(group), s, m: 0 }
     }
 }
 
@@ -137,16 +161,22 @@ fn dots<B: Block, const N: usize>(
     let mut sums = [0.0; N];
     for i in 0..w.n_cols / BLOCK / B::GROUPS {
         let block: B = w.block(row, i);
+        let (mut totals, mut minima) = ([0; N], [0; N]);
         for g in 0..B::GROUPS {
-            let Group { q, s, d, min } = block.group(g);
+            let Group { q, s, m } = block.group(g);
             let x = &quants[(i * B::GROUPS + g) * n + first..][..N];
             for t in 0..N {
                 let [low, high] = dot_halves(&q, &x[t].q);
-                let dot = s[0] * low + s[1] * high;
-                sums[t] += dot as f32 * (d * x[t].scale);
-                if B::HAS_MIN {
-                    sums[t] += min * x[t].scaled_sum;
-                }
+                totals[t] += s[0] * low + s[1] * high;
+                minima[t] += m * i32::from(x[t].two_sums[0]);
+            }
+        }
+        let [d, dmin] = block.scales();
+        let x = &quants[i * B::GROUPS * n + first..][..N];
+        for t in 0..N {
+            sums[t] += totals[t] as f32 * (d * x[t].scale);
+            if B::HAS_MIN {
+                sums[t] -= minima[t] as f32 * (dmin * x[t].scale);
             }
         }
     }

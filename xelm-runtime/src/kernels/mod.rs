@@ -4,6 +4,8 @@
 //! [`Isa`]. A result never depends on how many rows or tokens one call covers, nor on the
 //! instruction set.
 
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
+mod ahead;
 mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
@@ -70,7 +72,7 @@ type MatmulFn = fn(Isa, &Matrix<'_>, &Activations<'_>, &mut Columns<'_>);
 pub struct Activations<'a> {
     /// The numbers.
     pub x: &'a [f32],
-    /// `[n_cols / 32, n_tokens]` groups of 32.
+    /// `[n_cols / 32, n_tokens]` groups of 32; as many share a scale as the weights' blocks have.
     pub quants: &'a [Quants],
 }
 
@@ -141,14 +143,18 @@ impl Kernels {
         let (Matrix { n_rows, n_cols, .. }, _) = linear(0);
         let lane_len = x.len() / n_lanes;
         let (n, n_groups) = (lane_len / n_cols, n_cols / BLOCK);
-        let is_quantized = |lane| linear(lane).0.dtype.is_quantized();
-        for lane in (0..n_lanes).filter(|&lane| is_quantized(lane)) {
+        for lane in 0..n_lanes {
+            let (Matrix { dtype, .. }, _) = linear(lane);
+            if !dtype.is_quantized() {
+                continue;
+            }
             let x = &x[lane * lane_len..][..lane_len];
             let quants = &mut quants[lane * n * n_groups..][..n * n_groups];
+            let n_sharing = dtype.block_len() / BLOCK;
             // Quantising costs about as much as four multiply-adds a number.
-            let part = part_len(n_groups, 1, lane_len * 4);
+            let part = part_len(n_groups, n_sharing, lane_len * 4);
             split_rows(par, quants, n, part, |first, quants| {
-                self.isa.run(quants::Quantize { x, n, first, quants });
+                self.isa.run(quants::Quantize { x, n, n_sharing, first, quants });
             });
         }
         let quants = &quants[..];

@@ -65,12 +65,12 @@ impl Neon {
         8 * x.len().min(out.len())
     }
 
-    /// Σ w · x of signed bytes, four vectors at a time.
+    /// total + Σ w · x of signed bytes, four vectors at a time.
     #[inline(always)]
-    fn dot_bytes(self, w: &[Ints], x: &[[i8; 4]]) -> Ints {
+    fn dot_bytes(self, total: Ints, w: &[Ints], x: &[[i8; 4]]) -> Ints {
         // SAFETY: 16 bytes are read from an array of as many.
         unsafe {
-            let mut sums = [vdupq_n_s32(0); 2];
+            let mut sums = total;
             for (w, x) in w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0) {
                 let x = vld1q_s8(x.as_ptr().cast());
                 for i in 0..2 {
@@ -247,23 +247,39 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn factors(self, x: Ints) -> Ints {
-        x
-    }
-
-    #[inline(always)]
-    fn dot<const BITS: u32>(self, w: &[Ints], x: &[[i8; 4]], s: Option<Ints>) -> Ints {
-        let sums = self.dot_bytes(w, x);
-        match s {
-            // SAFETY: see above.
-            Some(s) => unsafe { both!(vmulq_s32(sums, s)) },
-            None => sums,
+    fn pairs(self, x: Ints) -> [Ints; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [low, high] = x.map(|x| {
+                let x = vreinterpretq_s8_s32(x);
+                let (a, b) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+                let (a, b) = (vreinterpretq_s32_s16(a), vreinterpretq_s32_s16(b));
+                [vuzp1q_s32(a, b), vuzp2q_s32(a, b)]
+            });
+            [[low[0], high[0]], [low[1], high[1]]]
         }
     }
 
     #[inline(always)]
-    fn dot_signed(self, w: &[Ints; 8], x: &Quants) -> Ints {
-        self.dot_bytes(w, &x.q)
+    fn factors<const I: usize>(self, pairs: Ints) -> Ints {
+        self.shr_signed(self.shl(pairs, 16 - 16 * I), 16)
+    }
+
+    #[inline(always)]
+    fn dot<const BITS: u32>(self, total: Ints, w: &[Ints], x: &[[i8; 4]], s: Option<Ints>) -> Ints {
+        match s {
+            Some(s) => {
+                let sums = self.dot_bytes(self.splat(0), w, x);
+                // SAFETY: see above.
+                unsafe { both!(vmlaq_s32(total, sums, s)) }
+            }
+            None => self.dot_bytes(total, w, x),
+        }
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, total: Ints, w: &[Ints; 8], x: &Quants) -> Ints {
+        self.dot_bytes(total, w, &x.q)
     }
 
     #[inline(always)]
@@ -278,7 +294,29 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn sum_rows<const BITS: u32, const N: usize>(self, [a, b, c, d]: [Ints; 4]) -> Ints {
+    fn sum_products(self, sums: [Ints; 4]) -> Ints {
+        self.sum_scaled(sums)
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, sums: Ints, products: Ints, factors: Ints, i: usize) -> Ints {
+        // To the upper half of each lane, where the sign is; an index that is too large gives 0.
+        let at = 0x0100_ffff_u32 + 0x0202_0000 * i as u32;
+        let mut sums = sums;
+        for i in 0..2 {
+            // SAFETY: see above.
+            unsafe {
+                let at = vreinterpretq_u8_u32(vdupq_n_u32(at));
+                let factor = vqtbl1q_s8(vreinterpretq_s8_s32(factors[i]), at);
+                let factor = vshrq_n_s32::<16>(vreinterpretq_s32_s8(factor));
+                sums[i] = vmlaq_s32(sums[i], products[i], factor);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sum_scaled(self, [a, b, c, d]: [Ints; 4]) -> Ints {
         // SAFETY: see above.
         unsafe {
             let (ab, cd) = (both!(vpaddq_s32(a, b)), both!(vpaddq_s32(c, d)));
@@ -292,8 +330,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn sum_rows_signed(self, sums: [Ints; 4], _: &Quants) -> Ints {
-        self.sum_rows::<8, 2>(sums)
+    fn sum_signed(self, sums: [Ints; 4], _: &Quants) -> Ints {
+        self.sum_scaled(sums)
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! Products with quantised weights, a vector's lanes being rows of the matrix.
 
+use super::ahead::Ahead;
 use super::blocks::matmul_rows;
 use super::quants::Quants;
 use super::rows::ByRow;
@@ -7,7 +8,7 @@ use super::simd::{Rows, Runs, Simd};
 use super::weights::{Weights, each_group};
 use super::{Activations, ROWS_AT_ONCE};
 use crate::expert::Matrix;
-use crate::isa::{Isa, Vectorised, prefetch};
+use crate::isa::{Isa, Vectorised};
 use crate::layout::{Layout, PANEL};
 use crate::parallel::Columns;
 use core::hint::black_box;
@@ -87,8 +88,10 @@ fn one_token<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>, const N: usize>(
     for (i, x) in quants.chunks_exact(W::GROUPS).enumerate() {
         let Some((blocks, next)) = rest.split(size_of::<W>()) else { break };
         for p in 0..n {
-            panels.prefetch::<S, W>(p, i);
-            sums[p] = blocks.panel(p).add_block::<W>(s, sums[p], x);
+            let rows = blocks.panel(p);
+            let shared = W::shared(s, rows);
+            let total = rows.dot::<W>(s, &shared, x, panels.ahead::<S, W>(p, i));
+            sums[p] = W::finish(s, sums[p], total, &shared, |g| &x[g]);
         }
         rest = next;
     }
@@ -114,18 +117,27 @@ fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
     for i in 0.. {
         let Some((rows, next)) = rest.split(size_of::<W>()) else { break };
         rest = next;
-        panels.prefetch::<S, W>(0, i);
+        let ahead = panels.ahead::<S, W>(0, i);
         let shared = W::shared(s, rows);
+        let x = |g| &quants[(i * W::GROUPS + g) * n + first..][..n_here];
+        let mut totals = [s.splat(0); TILE];
         for part in 0..W::GROUPS / W::PART {
-            let bytes = W::part(s, rows, &shared, part);
+            ahead.fetch(part, W::GROUPS / W::PART);
+            let bytes = W::part(s, rows, part);
             each_group!(G < W::PART, {
                 let w = W::unpack(s, &shared, part, &bytes, G);
-                let group = i * W::GROUPS + part * W::PART + G;
-                let x = &quants[group * n + first..][..n_here];
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = W::add(s, *sum, &w, x);
+                for (t, x) in x(part * W::PART + G).iter().enumerate() {
+                    totals[t] = W::add(s, totals[t], &w, x);
+                    if W::GROUPS == 1 {
+                        sums[t] = W::finish(s, sums[t], totals[t], &shared, |_| x);
+                    }
                 }
             });
+        }
+        if W::GROUPS > 1 {
+            for t in 0..n_here {
+                sums[t] = W::finish(s, sums[t], totals[t], &shared, |g| &x(g)[t]);
+            }
         }
     }
     for (t, &sum) in sums[..n_here].iter().enumerate() {
@@ -148,14 +160,12 @@ impl<'a> Panels<'a> {
         Panels { bytes: &w.bytes[row * row_bytes..][..n * S::ROWS * row_bytes], row_bytes }
     }
 
-    /// Fetches as much of what follows as the blocks at index `i` of all rows of panel `p` are, each in its place.
+    /// As much of what follows as the blocks at index `i` of all rows of panel `p` are, each in its place.
     #[inline(always)]
-    fn prefetch<S: Simd, W>(self, p: usize, i: usize) {
-        let n_bytes = S::ROWS * size_of::<W>();
-        let next = self.bytes.len() + p * S::ROWS * self.row_bytes + i * n_bytes;
-        for line in (0..n_bytes).step_by(64) {
-            prefetch(self.bytes, next + line);
-        }
+    fn ahead<S: Simd, W>(self, p: usize, i: usize) -> Ahead<'a> {
+        let len = S::ROWS * size_of::<W>();
+        let first = self.bytes.len() + p * S::ROWS * self.row_bytes + i * len;
+        Ahead { from: self.bytes, first, len }
     }
 }
 
@@ -170,24 +180,24 @@ trait Place<'a, S: Simd>: Rows<S> {
     fn panel(self, p: usize) -> Self;
     /// The first blocks of all rows, of `len` bytes each, and those that follow.
     fn split(self, len: usize) -> Option<(Self, Self)>;
-    /// Adds the products of single blocks with one token's activations.
-    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats;
+    /// The sums of single blocks' products with one token's activations; fetches what is ahead.
+    fn dot<W: ByRow<S>>(self, s: S, of: &W::Shared, x: &[Quants], ahead: Ahead<'_>) -> S::Ints;
 }
 
-/// Adds the products of single blocks with one token's activations, the bytes of all rows being brought together.
+/// The sums of single blocks' products with one token's activations, the bytes of all rows being brought together.
 #[inline(always)]
-fn add_parts<S: Simd, W: Weights<S>, R: Rows<S>>(
+fn dot_parts<S: Simd, W: Weights<S>, R: Rows<S>>(
     s: S,
-    sum: S::Floats,
     rows: R,
+    of: &W::Shared,
     x: &[Quants],
-) -> S::Floats {
-    let mut sum = sum;
-    let shared = W::shared(s, rows);
+    ahead: Ahead<'_>,
+) -> S::Ints {
+    let mut total = s.splat(0);
     for (part, x) in x.chunks_exact(W::PART).enumerate() {
-        sum = W::add_part(s, sum, rows, &shared, part, x);
+        total = W::add_part(s, total, rows, of, part, x, ahead);
     }
-    sum
+    total
 }
 
 /// Rows as a standard file has them, one after the other.
@@ -211,12 +221,12 @@ impl<'a, S: Simd> Place<'a, S> for Runs<'a> {
         Runs::split(self, len)
     }
     #[inline(always)]
-    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats {
+    fn dot<W: ByRow<S>>(self, s: S, of: &W::Shared, x: &[Quants], ahead: Ahead<'_>) -> S::Ints {
         // What several groups share is cheaper to bring together than the sums of each, if a vector holds sixteen rows.
         if S::ROWS > 8 && W::GROUPS > 1 {
-            return add_parts::<S, W, Self>(s, sum, self, x);
+            return dot_parts::<S, W, Self>(s, self, of, x, ahead);
         }
-        W::add_block(s, sum, self, x)
+        W::dot(s, self, of, x, ahead)
     }
 }
 
@@ -244,8 +254,8 @@ impl<'a, S: Simd> Place<'a, S> for Interleaved<'a> {
         Some((Interleaved(first), Interleaved(rest)))
     }
     #[inline(always)]
-    fn add_block<W: ByRow<S>>(self, s: S, sum: S::Floats, x: &[Quants]) -> S::Floats {
-        add_parts::<S, W, Self>(s, sum, self, x)
+    fn dot<W: ByRow<S>>(self, s: S, of: &W::Shared, x: &[Quants], ahead: Ahead<'_>) -> S::Ints {
+        dot_parts::<S, W, Self>(s, self, of, x, ahead)
     }
 }
 

@@ -138,37 +138,45 @@ pub(super) trait Simd: Copy {
     /// a − b.
     fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
 
-    /// Factors for [`Simd::dot`] of integers that 16 bits hold.
-    fn factors(self, x: Self::Ints) -> Self::Ints;
-    /// s · Σ w · x of four or eight vectors of bytes w below 2^BITS, at most six bits, and of activations x; `s` from
-    /// [`Simd::factors`].
+    /// Numbers of 16 bits, two in a lane: bytes 0 and 1 of each lane with their signs, and bytes 2 and 3.
+    fn pairs(self, x: Self::Ints) -> [Self::Ints; 2];
+    /// Factors for [`Simd::dot`]: number I of each pair.
+    fn factors<const I: usize>(self, pairs: Self::Ints) -> Self::Ints;
+    /// a · x[0] + b · x[1] of pairs (a, b).
+    fn dot_pairs(self, ab: Self::Ints, x: [i16; 2]) -> Self::Ints;
+    /// total + s · Σ w · x of four or eight vectors of bytes w below 2^BITS, at most six bits, and of activations x; `s`
+    /// from [`Simd::factors`], or 1.
     fn dot<const BITS: u32>(
         self,
+        total: Self::Ints,
         w: &[Self::Ints],
         x: &[[i8; 4]],
         s: Option<Self::Ints>,
     ) -> Self::Ints;
-    /// Σ w · x of signed bytes w.
-    fn dot_signed(self, w: &[Self::Ints; 8], x: &Quants) -> Self::Ints;
+    /// total + Σ w · x of signed bytes w.
+    fn dot_signed(self, total: Self::Ints, w: &[Self::Ints; 8], x: &Quants) -> Self::Ints;
 
     /// 16 activations for each run of a vector of [`Simd::load_rows`].
     fn repeat(self, x: &[[i8; 4]; 4]) -> Self::Ints;
     /// Adds to partial sums the products of bytes w below 2⁶ with x from [`Simd::repeat`].
     fn add_products(self, sums: Self::Ints, w: Self::Ints, x: Self::Ints) -> Self::Ints;
-    /// The sum of each run, from N · 16 products of bytes below 2^BITS; N · 2^BITS is at most 64.
-    fn sum_rows<const BITS: u32, const N: usize>(self, sums: [Self::Ints; 4]) -> Self::Ints;
+    /// The sum of each run, from 32 products of bytes below 2⁴.
+    fn sum_products(self, sums: [Self::Ints; 4]) -> Self::Ints;
+    /// Adds to partial sums those of at most 32 products, of at most 16 where the bytes are above 2⁵, times number `i` of
+    /// eight that each run has in `factors`.
+    fn add_scaled(
+        self,
+        sums: Self::Ints,
+        products: Self::Ints,
+        factors: Self::Ints,
+        i: usize,
+    ) -> Self::Ints;
+    /// The sum of each run, from what [`Simd::add_scaled`] has summed.
+    fn sum_scaled(self, sums: [Self::Ints; 4]) -> Self::Ints;
     /// Adds to partial sums the products of signed bytes w.
     fn add_signed(self, sums: Self::Ints, w: Self::Ints, x: Self::Ints) -> Self::Ints;
     /// The sum of each run, from 32 products of signed bytes with `x`.
-    fn sum_rows_signed(self, sums: [Self::Ints; 4], x: &Quants) -> Self::Ints;
-
-    /// Two integers that 16 bits hold, for [`Simd::dot_pairs`].
-    #[inline(always)]
-    fn pairs(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        self.or(self.and(a, self.splat(0xffff)), self.shl(b, 16))
-    }
-    /// a · x[0] + b · x[1]; a and b from [`Simd::pairs`].
-    fn dot_pairs(self, ab: Self::Ints, x: [i16; 2]) -> Self::Ints;
+    fn sum_signed(self, sums: [Self::Ints; 4], x: &Quants) -> Self::Ints;
 
     /// The lower and the upper half of each lane as half-precision numbers.
     fn halves(self, x: Self::Ints) -> [Self::Floats; 2];

@@ -1,6 +1,7 @@
 //! The quantised formats over the vectors of [`Simd`]: several rows' blocks at a time, unpacked in registers.
-//! The sums are those of `blocks`, in the same order.
+//! The sums are those of `blocks`: a block's are integers, which are exact in any order.
 
+use super::ahead::Ahead;
 use super::blocks::Block;
 use super::quants::Quants;
 use super::simd::{Rows, Simd};
@@ -33,58 +34,50 @@ pub(super) trait Weights<S: Simd>: Block {
     type Shared;
     /// The bytes of a part.
     type Part;
-    /// A group's numbers and scales.
+    /// A group's numbers, and its factors.
     type Group;
     /// Reads what the groups of the blocks share.
     fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared;
     /// Reads a part of them.
-    fn part<R: Rows<S>>(s: S, rows: R, of: &Self::Shared, part: usize) -> Self::Part;
+    fn part<R: Rows<S>>(s: S, rows: R, part: usize) -> Self::Part;
     /// Unpacks group `g` of a part.
     fn unpack(s: S, of: &Self::Shared, part: usize, bytes: &Self::Part, g: usize) -> Self::Group;
-    /// Adds the products with 32 activations.
-    fn add(s: S, sum: S::Floats, w: &Self::Group, x: &Quants) -> S::Floats;
-    /// Adds the products of a part with one token's activations, `x` being those of its groups.
+    /// Adds a group's products with 32 activations.
+    fn add(s: S, total: S::Ints, w: &Self::Group, x: &Quants) -> S::Ints;
+    /// Adds the products of a part with one token's activations, `x` being those of its groups, and fetches the part's share
+    /// of what is ahead.
     #[inline(always)]
     fn add_part<R: Rows<S>>(
         s: S,
-        sum: S::Floats,
+        total: S::Ints,
         rows: R,
         of: &Self::Shared,
         part: usize,
         x: &[Quants],
-    ) -> S::Floats {
-        add_unpacked::<S, Self, R>(s, sum, rows, of, part, x)
+        ahead: Ahead<'_>,
+    ) -> S::Ints {
+        let mut total = total;
+        ahead.fetch(part, Self::GROUPS / Self::PART);
+        let bytes = Self::part(s, rows, part);
+        each_group!(G < Self::PART, {
+            total = Self::add(s, total, &Self::unpack(s, of, part, &bytes, G), &x[G]);
+        });
+        total
     }
+    /// Adds the products of blocks to dot products: `total` is the sum of all groups', x(g) what group `g` is multiplied by.
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        of: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats;
 }
 
-/// [`Weights::add_part`], group by group.
+/// total · (d · scale).
 #[inline(always)]
-fn add_unpacked<S: Simd, W: Weights<S>, R: Rows<S>>(
-    s: S,
-    sum: S::Floats,
-    rows: R,
-    of: &W::Shared,
-    part: usize,
-    x: &[Quants],
-) -> S::Floats {
-    let mut sum = sum;
-    let bytes = W::part(s, rows, of, part);
-    each_group!(G < W::PART, {
-        sum = W::add(s, sum, &W::unpack(s, of, part, &bytes, G), &x[G]);
-    });
-    sum
-}
-
-/// sum + dot · (d · scale).
-#[inline(always)]
-pub(super) fn add_scaled<S: Simd>(
-    s: S,
-    sum: S::Floats,
-    dot: S::Ints,
-    d: S::Floats,
-    x: &Quants,
-) -> S::Floats {
-    s.add(sum, s.mul(s.floats(dot), s.mul(d, s.splat_float(x.scale))))
+fn scaled<S: Simd>(s: S, total: S::Ints, d: S::Floats, x: &Quants) -> S::Floats {
+    s.mul(s.floats(total), s.mul(d, s.splat_float(x.scale)))
 }
 
 /// `x` in every byte of every lane.
@@ -126,127 +119,158 @@ pub(super) fn to_bit_4<S: Simd>(s: S, x: S::Ints, at: usize, mask: u8) -> S::Int
 
 impl<S: Simd> Weights<S> for BlockQ8_0 {
     const PART: usize = 1;
-    type Shared = ();
-    type Part = (Bytes<S>, S::Floats);
-    type Group = (Bytes<S>, S::Floats);
+    /// The scale.
+    type Shared = S::Floats;
+    type Part = Bytes<S>;
+    type Group = Bytes<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R) {}
-    #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
-        let d = rows.load2(s, offset_of!(Self, d));
-        (load32(s, rows, offset_of!(Self, qs)), d)
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        rows.load2(s, offset_of!(Self, d))
     }
     #[inline(always)]
-    fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
+    fn part<R: Rows<S>>(s: S, rows: R, _: usize) -> Self::Part {
+        load32(s, rows, offset_of!(Self, qs))
+    }
+    #[inline(always)]
+    fn unpack(_: S, _: &Self::Shared, _: usize, part: &Self::Part, _: usize) -> Self::Group {
         *part
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, (w, d): &Self::Group, x: &Quants) -> S::Floats {
-        add_scaled(s, sum, s.dot_signed(w, x), *d, x)
+    fn add(s: S, total: S::Ints, w: &Self::Group, x: &Quants) -> S::Ints {
+        s.dot_signed(total, w, x)
+    }
+    #[inline(always)]
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        d: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        s.add(sum, scaled(s, total, *d, x(0)))
     }
 }
 
 impl<S: Simd> Weights<S> for BlockQ4_0 {
     const PART: usize = 1;
-    type Shared = ();
-    type Part = (Bytes<S>, S::Floats);
-    type Group = (Bytes<S>, S::Floats);
+    /// The scale.
+    type Shared = S::Floats;
+    type Part = Bytes<S>;
+    type Group = Bytes<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R) {}
-    #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
-        let d = rows.load2(s, offset_of!(Self, d));
-        (load_nibbles(s, rows, offset_of!(Self, qs)), d)
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        rows.load2(s, offset_of!(Self, d))
     }
     #[inline(always)]
-    fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
+    fn part<R: Rows<S>>(s: S, rows: R, _: usize) -> Self::Part {
+        load_nibbles(s, rows, offset_of!(Self, qs))
+    }
+    #[inline(always)]
+    fn unpack(_: S, _: &Self::Shared, _: usize, part: &Self::Part, _: usize) -> Self::Group {
         *part
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, (w, d): &Self::Group, x: &Quants) -> S::Floats {
+    fn add(s: S, total: S::Ints, w: &Self::Group, x: &Quants) -> S::Ints {
+        s.dot::<4>(total, w, &x.q, None)
+    }
+    #[inline(always)]
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        d: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
         // Σ (q − 8) · x
-        let dot = s.sub_ints(s.dot::<4>(w, &x.q, None), s.splat(x.eight_sums));
-        add_scaled(s, sum, dot, *d, x)
+        let total = s.sub_ints(total, s.splat(x(0).eight_sums));
+        s.add(sum, scaled(s, total, *d, x(0)))
     }
 }
 
 impl<S: Simd> Weights<S> for BlockQ4_1 {
     const PART: usize = 1;
-    type Shared = ();
-    type Part = (Bytes<S>, [S::Floats; 2]);
-    type Group = (Bytes<S>, [S::Floats; 2]);
+    /// d and m.
+    type Shared = [S::Floats; 2];
+    type Part = Bytes<S>;
+    type Group = Bytes<S>;
     #[inline(always)]
-    fn shared<R: Rows<S>>(_: S, _: R) {}
-    #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, (): &(), _: usize) -> Self::Part {
-        let d_and_m = s.halves(rows.load4(s, offset_of!(Self, d)));
-        (load_nibbles(s, rows, offset_of!(Self, qs)), d_and_m)
+    fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
+        s.halves(rows.load4(s, offset_of!(Self, d)))
     }
     #[inline(always)]
-    fn unpack(_: S, (): &(), _: usize, part: &Self::Part, _: usize) -> Self::Group {
+    fn part<R: Rows<S>>(s: S, rows: R, _: usize) -> Self::Part {
+        load_nibbles(s, rows, offset_of!(Self, qs))
+    }
+    #[inline(always)]
+    fn unpack(_: S, _: &Self::Shared, _: usize, part: &Self::Part, _: usize) -> Self::Group {
         *part
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, (w, [d, m]): &Self::Group, x: &Quants) -> S::Floats {
-        let sum = add_scaled(s, sum, s.dot::<4>(w, &x.q, None), *d, x);
-        s.add(sum, s.mul(*m, s.splat_float(x.scaled_sum)))
+    fn add(s: S, total: S::Ints, w: &Self::Group, x: &Quants) -> S::Ints {
+        s.dot::<4>(total, w, &x.q, None)
+    }
+    #[inline(always)]
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        [d, m]: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        let sum = s.add(sum, scaled(s, total, *d, x(0)));
+        s.add(sum, scaled(s, s.dot_pairs(s.splat(1), x(0).two_sums), *m, x(0)))
     }
 }
 
 /// Scales and minima of a super-block and of its groups.
 pub(super) struct GroupScales<S: Simd> {
-    pub(super) d: S::Floats,
+    d: S::Floats,
     dmin: S::Floats,
-    /// A byte for each of four groups.
-    scales: [S::Ints; 2],
-    minima: [S::Ints; 2],
+    /// Those of two groups in each.
+    pub(super) scales: [S::Ints; 4],
+    minima: [S::Ints; 4],
 }
 
 impl<S: Simd> GroupScales<S> {
     /// Reads `d`, `dmin` and `crate::quant::GroupScales`, with which a block of Q4_K or Q5_K begins.
     #[inline(always)]
-    pub(super) fn load<R: Rows<S>>(s: S, rows: R) -> Self {
+    fn load<R: Rows<S>>(s: S, rows: R) -> Self {
         let [d_and_dmin, a, b, c] = rows.load16(s, 0);
         let [d, dmin] = s.halves(d_and_dmin);
         let six = bytes(s, 0x3f);
+        let pairs = |low, high| {
+            let ([a, b], [c, d]) = (s.pairs(low), s.pairs(high));
+            [a, b, c, d]
+        };
         GroupScales {
             d,
             dmin,
-            scales: [s.and(a, six), s.or(nibble(s, c, 0), to_bit_4(s, a, 6, 3))],
-            minima: [s.and(b, six), s.or(nibble(s, c, 1), to_bit_4(s, b, 6, 3))],
+            scales: pairs(s.and(a, six), s.or(nibble(s, c, 0), to_bit_4(s, a, 6, 3))),
+            minima: pairs(s.and(b, six), s.or(nibble(s, c, 1), to_bit_4(s, b, 6, 3))),
         }
     }
 
-    /// Scales and minima of a group.
+    /// The factor of group `g` of a part.
     #[inline(always)]
-    pub(super) fn get(&self, s: S, g: usize) -> (S::Ints, S::Floats) {
-        let (i, shift) = (g / 4, g % 4 * 8);
-        let scale = s.and(s.shr(self.scales[i], shift), s.splat(0xff));
-        let min = s.and(s.shr(self.minima[i], shift), s.splat(0xff));
-        (scale, s.mul(self.dmin, s.floats(min)))
-    }
-}
-
-/// A group of Q4_K or Q5_K.
-pub(super) struct GroupWithMin<S: Simd> {
-    w: Bytes<S>,
-    scale: S::Ints,
-    d: S::Floats,
-    min: S::Floats,
-}
-
-impl<S: Simd> GroupWithMin<S> {
-    #[inline(always)]
-    fn new(s: S, w: Bytes<S>, of: &GroupScales<S>, g: usize) -> Self {
-        let (scale, min) = of.get(s, g);
-        GroupWithMin { w, scale: s.factors(scale), d: of.d, min }
+    fn factor(&self, s: S, part: usize, g: usize) -> S::Ints {
+        if g == 0 { s.factors::<0>(self.scales[part]) } else { s.factors::<1>(self.scales[part]) }
     }
 
     #[inline(always)]
-    fn add<const BITS: u32>(&self, s: S, sum: S::Floats, x: &Quants) -> S::Floats {
-        let dot = s.dot::<BITS>(&self.w, &x.q, Some(self.scale));
-        let sum = add_scaled(s, sum, dot, self.d, x);
-        s.sub(sum, s.mul(self.min, s.splat_float(x.scaled_sum)))
+    fn finish<'x>(
+        &self,
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        let mut minima = s.splat(0);
+        for part in 0..4 {
+            let products = s.dot_pairs(self.minima[part], x(2 * part).two_sums);
+            minima = s.add_ints(minima, products);
+        }
+        let sum = s.add(sum, scaled(s, total, self.d, x(0)));
+        s.sub(sum, scaled(s, minima, self.dmin, x(0)))
     }
 }
 
@@ -254,13 +278,13 @@ impl<S: Simd> Weights<S> for BlockQ4K {
     const PART: usize = 2;
     type Shared = GroupScales<S>;
     type Part = Bytes<S>;
-    type Group = GroupWithMin<S>;
+    type Group = (Bytes<S>, S::Ints);
     #[inline(always)]
     fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
         GroupScales::load(s, rows)
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, _: &Self::Shared, part: usize) -> Self::Part {
+    fn part<R: Rows<S>>(s: S, rows: R, part: usize) -> Self::Part {
         load32(s, rows, offset_of!(Self, qs) + 32 * part)
     }
     #[inline(always)]
@@ -269,28 +293,37 @@ impl<S: Simd> Weights<S> for BlockQ4K {
         for w in &mut w {
             *w = nibble(s, *w, g);
         }
-        GroupWithMin::new(s, w, of, 2 * part + g)
+        (w, of.factor(s, part, g))
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, w: &Self::Group, x: &Quants) -> S::Floats {
-        w.add::<4>(s, sum, x)
+    fn add(s: S, total: S::Ints, (w, factor): &Self::Group, x: &Quants) -> S::Ints {
+        s.dot::<4>(total, w, &x.q, Some(*factor))
+    }
+    #[inline(always)]
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        of: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        of.finish(s, sum, total, x)
     }
 }
 
 impl<S: Simd> Weights<S> for BlockQ5K {
     const PART: usize = 2;
-    /// The fifth bits of all groups too.
-    type Shared = (GroupScales<S>, Bytes<S>);
+    type Shared = GroupScales<S>;
     /// The lower four bits, and the fifth ones of the part's groups at the bottom of their bytes.
     type Part = (Bytes<S>, Bytes<S>);
-    type Group = GroupWithMin<S>;
+    type Group = (Bytes<S>, S::Ints);
     #[inline(always)]
     fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
-        (GroupScales::load(s, rows), load32(s, rows, offset_of!(Self, qh)))
+        GroupScales::load(s, rows)
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, of: &Self::Shared, part: usize) -> Self::Part {
-        let mut fifth = of.1;
+    fn part<R: Rows<S>>(s: S, rows: R, part: usize) -> Self::Part {
+        let mut fifth = load32(s, rows, offset_of!(Self, qh));
         for x in &mut fifth {
             *x = s.shr(*x, 2 * part);
         }
@@ -302,43 +335,22 @@ impl<S: Simd> Weights<S> for BlockQ5K {
         for j in 0..8 {
             w[j] = s.or(nibble(s, w[j], g), to_bit_4(s, fifth[j], g, 1));
         }
-        GroupWithMin::new(s, w, &of.0, 2 * part + g)
+        (w, of.factor(s, part, g))
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, w: &Self::Group, x: &Quants) -> S::Floats {
-        w.add::<5>(s, sum, x)
+    fn add(s: S, total: S::Ints, (w, factor): &Self::Group, x: &Quants) -> S::Ints {
+        s.dot::<5>(total, w, &x.q, Some(*factor))
     }
-}
-
-/// A group of Q6_K.
-pub(super) struct GroupQ6K<S: Simd> {
-    w: Bytes<S>,
-    d: S::Floats,
-    scales: HalfScales<S>,
-}
-
-/// The scales of a group's halves.
-struct HalfScales<S: Simd> {
-    factors: [S::Ints; 2],
-    /// Both of them.
-    pair: S::Ints,
-}
-
-impl<S: Simd> HalfScales<S> {
-    /// Of group `g` of a part, from a byte for each of sixteen halves.
     #[inline(always)]
-    fn of(s: S, scales: &[S::Ints; 4], part: usize, g: usize) -> Self {
-        let four = scales[2 * part + g / 2];
-        let scale = |byte| s.shr_signed(s.shl(four, 24 - 8 * byte), 24);
-        let (a, b) = (scale(g % 2 * 2), scale(g % 2 * 2 + 1));
-        HalfScales { factors: [s.factors(a), s.factors(b)], pair: s.pairs(a, b) }
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        of: &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        of.finish(s, sum, total, x)
     }
-}
-
-/// Σ s · (q − 32) · x, of the sum Σ s · q · x and the scales of both halves.
-#[inline(always)]
-fn centred<S: Simd>(s: S, dot: S::Ints, pair: S::Ints, x: &Quants) -> S::Ints {
-    s.sub_ints(dot, s.shl(s.dot_pairs(pair, x.halves), 5))
 }
 
 /// Four numbers of every row, of group `g` of a part of Q6_K.
@@ -349,18 +361,23 @@ pub(super) fn six_bits<S: Simd>(s: S, low: S::Ints, high: S::Ints, g: usize) -> 
 
 impl<S: Simd> Weights<S> for BlockQ6K {
     const PART: usize = 4;
-    /// The scale, and a byte for each of sixteen half groups.
-    type Shared = (S::Floats, [S::Ints; 4]);
+    /// The scale, and those of the halves of each group.
+    type Shared = (S::Floats, [S::Ints; 8]);
     /// The lower four bits, those of groups 0 and 2 before those of 1 and 3, and the upper two.
     type Part = ([Bytes<S>; 2], Bytes<S>);
-    type Group = GroupQ6K<S>;
+    /// The factors are those of its halves.
+    type Group = (Bytes<S>, [S::Ints; 2]);
     #[inline(always)]
     fn shared<R: Rows<S>>(s: S, rows: R) -> Self::Shared {
         let scales = rows.load16(s, offset_of!(Self, scales));
-        (rows.load2(s, offset_of!(Self, d)), scales)
+        let mut pairs = [s.splat(0); 8];
+        for i in 0..4 {
+            [pairs[2 * i], pairs[2 * i + 1]] = s.pairs(scales[i]);
+        }
+        (rows.load2(s, offset_of!(Self, d)), pairs)
     }
     #[inline(always)]
-    fn part<R: Rows<S>>(s: S, rows: R, _: &Self::Shared, part: usize) -> Self::Part {
+    fn part<R: Rows<S>>(s: S, rows: R, part: usize) -> Self::Part {
         let low = offset_of!(Self, ql) + 64 * part;
         let high = load32(s, rows, offset_of!(Self, qh) + 32 * part);
         ([load32(s, rows, low), load32(s, rows, low + 32)], high)
@@ -372,38 +389,31 @@ impl<S: Simd> Weights<S> for BlockQ6K {
         for j in 0..8 {
             w[j] = six_bits(s, w[j], high[j], g);
         }
-        let (d, scales) = of;
-        GroupQ6K { w, d: *d, scales: HalfScales::of(s, scales, part, g) }
+        let pair = of.1[4 * part + g];
+        (w, [s.factors::<0>(pair), s.factors::<1>(pair)])
     }
     #[inline(always)]
-    fn add(s: S, sum: S::Floats, group: &Self::Group, x: &Quants) -> S::Floats {
-        let GroupQ6K { w, d, scales } = group;
-        let low = s.dot::<6>(&w[..4], &x.q[..4], Some(scales.factors[0]));
-        let high = s.dot::<6>(&w[4..], &x.q[4..], Some(scales.factors[1]));
-        add_scaled(s, sum, centred(s, s.add_ints(low, high), scales.pair, x), *d, x)
+    fn add(s: S, total: S::Ints, (w, factors): &Self::Group, x: &Quants) -> S::Ints {
+        let total = s.dot::<6>(total, &w[..4], &x.q[..4], Some(factors[0]));
+        s.dot::<6>(total, &w[4..], &x.q[4..], Some(factors[1]))
     }
     /// A part is 24 vectors, more than there are registers: all groups go together, half of each at a time.
     #[inline(always)]
     fn add_part<R: Rows<S>>(
         s: S,
-        sum: S::Floats,
+        total: S::Ints,
         rows: R,
-        of: &Self::Shared,
+        (_, pairs): &Self::Shared,
         part: usize,
         x: &[Quants],
-    ) -> S::Floats {
+        ahead: Ahead<'_>,
+    ) -> S::Ints {
         let x: &[Quants; 4] = x.first_chunk().expect("as many groups as a part has");
-        let (d, scales) = of;
-        let (mut dots, mut pairs, mut factors) =
-            ([s.splat(0); 4], [s.splat(0); 4], [[s.splat(0); 4]; 2]);
-        each_group!(G < 4, {
-            let scales = HalfScales::of(s, scales, part, G);
-            (pairs[G], [factors[0][G], factors[1][G]]) = (scales.pair, scales.factors);
-        });
-        for half in 0..2 {
-            let factors = &factors[half];
-            let low = offset_of!(Self, ql) + 64 * part + 16 * half;
-            let high = offset_of!(Self, qh) + 32 * part + 16 * half;
+        let mut total = total;
+        each_group!(HALF < 2, {
+            ahead.fetch(2 * part + HALF, 4);
+            let low = offset_of!(Self, ql) + 64 * part + 16 * HALF;
+            let high = offset_of!(Self, qh) + 32 * part + 16 * HALF;
             let low = [rows.load16(s, low), rows.load16(s, low + 32)];
             let high = rows.load16(s, high);
             each_group!(G < 4, {
@@ -411,15 +421,27 @@ impl<S: Simd> Weights<S> for BlockQ6K {
                 for j in 0..4 {
                     w[j] = six_bits(s, w[j], high[j], G);
                 }
-                let q: &[[i8; 4]; 4] = &x[G].q.as_chunks().0[half];
-                let dot = s.dot::<6>(&w, q, Some(factors[G]));
-                dots[G] = s.add_ints(dots[G], dot);
+                let q: &[[i8; 4]; 4] = &x[G].q.as_chunks().0[HALF];
+                let factor = s.factors::<HALF>(pairs[4 * part + G]);
+                total = s.dot::<6>(total, &w, q, Some(factor));
             });
-        }
-        let mut sum = sum;
-        each_group!(G < 4, {
-            sum = add_scaled(s, sum, centred(s, dots[G], pairs[G], &x[G]), *d, &x[G]);
         });
-        sum
+        total
+    }
+    #[inline(always)]
+    fn finish<'x>(
+        s: S,
+        sum: S::Floats,
+        total: S::Ints,
+        (d, pairs): &Self::Shared,
+        x: impl Fn(usize) -> &'x Quants,
+    ) -> S::Floats {
+        // Σ s · (q − 32) · x
+        let mut offset = s.splat(0);
+        for (g, &pair) in pairs.iter().enumerate() {
+            offset = s.add_ints(offset, s.dot_pairs(pair, x(g).halves));
+        }
+        let total = s.sub_ints(total, s.shl(offset, 5));
+        s.add(sum, scaled(s, total, *d, x(0)))
     }
 }

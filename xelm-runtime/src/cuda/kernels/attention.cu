@@ -113,9 +113,10 @@ KERNEL attention_f16(float* parts, const float* qkv, const f16* kv, const Lane* 
     attend(parts, qkv, kv, lanes, past, n, n_chunks, CACHE);
 }
 
-// out [lanes, n, n_embd], and q with its scales the same in 8 bits where q is not null. Grid: (tokens, lanes).
-KERNEL attention_join(float* out, i8* q, Scale* scales, const float* parts, const u32* past, u32 n_chunks,
-                      u32 n_head, u32 head_dim) {
+// out [lanes, n, n_embd], and q with its scales the same in 8 bits, for products with the weights at `next`, where q is
+// not null. Grid: (tokens, lanes).
+KERNEL attention_join(float* out, i8* q, Scale* scales, const Site* next, const float* parts, const Lane* lanes,
+                      const u32* past, u32 n_chunks, u32 n_head, u32 head_dim) {
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, n_embd = n_head * head_dim;
     u32 n_parts = (*past + blockIdx.x) / CHUNK + 1;
     u64 row = (u64)blockIdx.y * gridDim.x + blockIdx.x;
@@ -139,5 +140,7 @@ KERNEL attention_join(float* out, i8* q, Scale* scales, const float* parts, cons
             if (lane + j * WARP < head_dim) out[head * head_dim + lane + j * WARP] = acc[j] * inverse;
     }
     __syncthreads();
-    if (q) quantize_row(q + row * n_embd, scales + row * (n_embd / GROUP), out, n_embd);
+    if (!q) return;
+    u32 type = next[lanes[blockIdx.y].expert].type;
+    quantize_row(q + row * n_embd, scales + row * (n_embd / GROUP), out, n_embd, type);
 }

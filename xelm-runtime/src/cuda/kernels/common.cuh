@@ -22,8 +22,9 @@ typedef __nv_bfloat16 bf16;
 #define WARP 32
 #define WARPS (BLOCK / WARP)
 #define ALL_LANES 0xffffffffu
-// Numbers of a group that shares a scale, and of half of one.
+// Numbers of a group that shares a scale, of the groups of a block of a K format, and of half a group.
 #define GROUP 32
+#define SUPER_BLOCK 256
 #define RUN 16
 
 #ifndef XELM_SHIM
@@ -58,7 +59,8 @@ struct Lane {
     u32 expert, slot;
 };
 
-// Activations in 8 bits, x = scale * q: the scale of 32 of them, and the sums of q over each half.
+// Activations in 8 bits, x = scale * q: the scale of 32 of them, which others may have too, and the sums of q over
+// each half.
 struct Scale {
     float scale;
     short sums[2];
@@ -143,10 +145,12 @@ __device__ inline float block_sum(float v, float* shared) {
     return v;
 }
 
-// Stores 32 numbers, one per lane of a warp, in 8 bits, rounded half away from zero.
-__device__ inline void quantize_group(i8* q, Scale* scale, float v) {
+// Numbers of a block of weights: as many activations have one scale.
+__device__ inline u32 block_len(u32 type) { return type >= 12 && type <= 14 ? SUPER_BLOCK : GROUP; }
+
+// Stores 32 numbers, one per lane of a warp, in 8 bits, rounded half away from zero; `amax` becomes 127.
+__device__ inline void quantize_group(i8* q, Scale* scale, float v, float amax) {
     u32 lane = threadIdx.x % WARP;
-    float amax = warp_max(fabsf(v));
     float inverse = amax == 0.0f ? 0.0f : 127.0f / amax;
     float wide = v * inverse;
     int n = (int)(wide + copysignf(0.5f, wide));
@@ -157,8 +161,13 @@ __device__ inline void quantize_group(i8* q, Scale* scale, float v) {
     if (lane == 0) scale->scale = amax / 127.0f;
 }
 
-// Stores a row of whole groups in 8 bits, a warp per group.
-__device__ inline void quantize_row(i8* q, Scale* scales, const float* x, u32 n) {
-    for (u32 g = threadIdx.x / WARP; g < n / GROUP; g += WARPS)
-        quantize_group(q + g * GROUP, scales + g, x[g * GROUP + threadIdx.x % WARP]);
+// Stores a row of whole groups in 8 bits, for products with weights of a type; a warp per group.
+__device__ inline void quantize_row(i8* q, Scale* scales, const float* x, u32 n, u32 type) {
+    u32 lane = threadIdx.x % WARP, len = block_len(type);
+    for (u32 g = threadIdx.x / WARP; g < n / GROUP; g += WARPS) {
+        const float* block = x + g * GROUP / len * len;
+        float amax = 0.0f;
+        for (u32 i = lane; i < len; i += WARP) amax = fmaxf(amax, fabsf(block[i]));
+        quantize_group(q + g * GROUP, scales + g, x[g * GROUP + lane], warp_max(amax));
+    }
 }

@@ -102,7 +102,7 @@ struct Q4_K {
     static const int OFFSET = 0;
     static const bool HAS_MIN = true, IS_GROUP = false;
     __device__ static Unit load(const Site& w, u32 n_cols, u32 row, u32 unit) {
-        const u8* block = w.body + 144 * ((u64)row * (n_cols / 256) + unit / 8);
+        const u8* block = w.body + 144 * ((u64)row * (n_cols / SUPER_BLOCK) + unit / 8);
         u32 p = unit % 8 / 2, half = unit % 2;
         Unit u = two_groups(load16(block), unit, p, half);
         uint4 q = load16(block + 16 + 32 * p + 16 * half);
@@ -117,7 +117,7 @@ struct Q5_K {
     static const int OFFSET = 0;
     static const bool HAS_MIN = true, IS_GROUP = false;
     __device__ static Unit load(const Site& w, u32 n_cols, u32 row, u32 unit) {
-        const u8* block = w.body + 176 * ((u64)row * (n_cols / 256) + unit / 8);
+        const u8* block = w.body + 176 * ((u64)row * (n_cols / SUPER_BLOCK) + unit / 8);
         u32 p = unit % 8 / 2, half = unit % 2;
         Unit u = two_groups(load16(block), unit, p, half);
         uint4 fifth = load16(block + 16 + 16 * half), q = load16(block + 48 + 32 * p + 16 * half);
@@ -133,7 +133,7 @@ struct Q6_K {
     static const int OFFSET = 32;
     static const bool HAS_MIN = false, IS_GROUP = false;
     __device__ static Unit load(const Site& w, u32 n_cols, u32 row, u32 unit) {
-        u64 index = (u64)row * (n_cols / 256) + unit / 8;
+        u64 index = (u64)row * (n_cols / SUPER_BLOCK) + unit / 8;
         const u8* block = w.body + 208 * index;
         u32 part = unit % 8 / 4, j = unit % 4 / 2, half = unit % 2;
         uint4 low = load16(block + 64 * part + 32 * j + 16 * half);

@@ -1,12 +1,14 @@
 // Layer norm, and activations in 8 bits for products with quantised weights.
 #include "common.cuh"
 
-// h = LayerNorm(x) * weight + bias, and q with its scales the same in 8 bits where q is not null.
+// h = LayerNorm(x) * weight + bias, and q with its scales the same in 8 bits, for products with the weights at `next`,
+// where q is not null.
 // Grid: (rows, lanes). x [lanes, n_x, n_embd], of which the rows from `first` on; h [lanes, rows, n_embd].
-KERNEL layer_norm(float* h, i8* q, Scale* scales, const float* x, const Site* site, const Lane* lanes,
-                  u32 first, u32 n_x, u32 n_embd, float eps) {
+KERNEL layer_norm(float* h, i8* q, Scale* scales, const Site* next, const float* x, const Site* site,
+                  const Lane* lanes, u32 first, u32 n_x, u32 n_embd, float eps) {
     SHARED(float, sums, [WARPS]);
-    const Site norm = site[lanes[blockIdx.y].expert];
+    u32 expert = lanes[blockIdx.y].expert;
+    const Site norm = site[expert];
     const float* weight = (const float*)norm.body;
     x += ((u64)blockIdx.y * n_x + first + blockIdx.x) * n_embd;
     u64 row = (u64)blockIdx.y * gridDim.x + blockIdx.x;
@@ -21,11 +23,11 @@ KERNEL layer_norm(float* h, i8* q, Scale* scales, const float* x, const Site* si
     for (u32 c = threadIdx.x; c < n_embd; c += BLOCK)
         h[c] = (x[c] - mean) * scale * weight[c] + norm.bias[c];
     __syncthreads();
-    if (q) quantize_row(q + row * n_embd, scales + row * (n_embd / GROUP), h, n_embd);
+    if (q) quantize_row(q + row * n_embd, scales + row * (n_embd / GROUP), h, n_embd, next[expert].type);
 }
 
 // Grid: (rows, lanes). x [lanes, rows, n] in whole groups.
-KERNEL quantize(i8* q, Scale* scales, const float* x, u32 n) {
+KERNEL quantize(i8* q, Scale* scales, const Site* next, const float* x, const Lane* lanes, u32 n) {
     u64 row = (u64)blockIdx.y * gridDim.x + blockIdx.x;
-    quantize_row(q + row * n, scales + row * (n / GROUP), x + row * n, n);
+    quantize_row(q + row * n, scales + row * (n / GROUP), x + row * n, n, next[lanes[blockIdx.y].expert].type);
 }
