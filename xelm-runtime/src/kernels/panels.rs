@@ -13,6 +13,7 @@ use crate::layout::{Layout, PANEL};
 use crate::parallel::Columns;
 use core::hint::black_box;
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// Tokens that share the unpacking of a block.
 const TILE: usize = 32;
@@ -49,17 +50,18 @@ impl<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>> Vectorised for Product<'a, '_, S
         let range = out.range();
         let mut row = range.start;
         if n == 1 && L::several(size_of::<W>()) {
-            while row + ROWS_AT_ONCE <= range.end {
+            let len = L::together(range.len());
+            while len > 0 && row + len <= range.end {
                 match const { ROWS_AT_ONCE / S::ROWS } {
-                    2 => one_token::<S, W, L, 2>(s, w, x.quants, out, row),
-                    _ => one_token::<S, W, L, 4>(s, w, x.quants, out, row),
+                    2 => one_token::<S, W, L, 2>(s, w, x.quants, out, row..row + len),
+                    _ => one_token::<S, W, L, 4>(s, w, x.quants, out, row..row + len),
                 }
-                row += ROWS_AT_ONCE;
+                row += len;
             }
         }
         while row + S::ROWS <= range.end {
             if n == 1 {
-                one_token::<S, W, L, 1>(s, w, x.quants, out, row);
+                one_token::<S, W, L, 1>(s, w, x.quants, out, row..row + S::ROWS);
             } else {
                 for t in (0..n).step_by(TILE) {
                     tile::<S, W, L>(s, w, x.quants, (n, t), out, row);
@@ -71,32 +73,39 @@ impl<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>> Vectorised for Product<'a, '_, S
     }
 }
 
-/// The products of the rows of N panels with one token.
+/// The products of rows with one token, a panel of each of their N equal parts at a time.
 #[inline(always)]
 fn one_token<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>, const N: usize>(
     s: S,
     w: &Matrix<'a>,
     quants: &[Quants],
     out: &mut Columns<'_>,
-    row: usize,
+    rows: Range<usize>,
 ) {
-    let panels = Panels::of::<S>(w, row, N);
-    let mut rest: L = Place::<S>::new(panels.bytes, N);
-    let mut sums = [s.splat_float(0.0); N];
-    // Unrolled, the loop over panels would fetch for all of them at once, which keeps memory less busy.
-    let n = black_box(N).min(N);
-    for (i, x) in quants.chunks_exact(W::GROUPS).enumerate() {
-        let Some((blocks, next)) = rest.split(size_of::<W>()) else { break };
-        for p in 0..n {
-            let rows = blocks.panel(p);
-            let shared = W::shared(s, rows);
-            let total = rows.dot::<W>(s, &shared, x, panels.ahead::<S, W>(p, i));
-            sums[p] = W::finish(s, sums[p], total, &shared, |g| &x[g]);
+    let part = rows.len() / N;
+    for first in (0..part).step_by(S::ROWS) {
+        // From one panel to the next of its part; after the last, to the part of rows that follow.
+        let step = if first + S::ROWS < part { S::ROWS } else { rows.len() - first };
+        let first = rows.start + first;
+        let panels = Panels::of(w, first, (N - 1) * part + S::ROWS);
+        let mut rest: L = Place::<S>::new(panels.bytes, panels.n_rows);
+        let mut sums = [s.splat_float(0.0); N];
+        // Unrolled, the loop over panels would fetch for all of them at once, which keeps memory less busy.
+        let n = black_box(N).min(N);
+        for (i, x) in quants.chunks_exact(W::GROUPS).enumerate() {
+            let Some((blocks, next)) = rest.split(size_of::<W>()) else { break };
+            for p in 0..n {
+                let rows = blocks.panel(p * part);
+                let shared = W::shared(s, rows);
+                let ahead = panels.ahead::<S, W>(p * part + step, i);
+                let total = rows.dot::<W>(s, &shared, x, ahead);
+                sums[p] = W::finish(s, sums[p], total, &shared, |g| &x[g]);
+            }
+            rest = next;
         }
-        rest = next;
-    }
-    for p in 0..N {
-        s.store(sums[p], out.run(0, row + p * S::ROWS, S::ROWS));
+        for p in 0..N {
+            s.store(sums[p], out.run(0, first + p * part, S::ROWS));
+        }
     }
 }
 
@@ -111,13 +120,13 @@ fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
     row: usize,
 ) {
     let n_here = TILE.min(n - first);
-    let panels = Panels::of::<S>(w, row, 1);
-    let mut rest = L::new(panels.bytes, 1);
+    let panels = Panels::of(w, row, S::ROWS);
+    let mut rest = L::new(panels.bytes, S::ROWS);
     let mut sums = [s.splat_float(0.0); TILE];
     for i in 0.. {
         let Some((rows, next)) = rest.split(size_of::<W>()) else { break };
         rest = next;
-        let ahead = panels.ahead::<S, W>(0, i);
+        let ahead = panels.ahead::<S, W>(S::ROWS, i);
         let shared = W::shared(s, rows);
         let x = |g| &quants[(i * W::GROUPS + g) * n + first..][..n_here];
         let mut totals = [s.splat(0); TILE];
@@ -149,23 +158,24 @@ fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
 #[derive(Clone, Copy)]
 struct Panels<'a> {
     bytes: &'a [u8],
+    n_rows: usize,
     row_bytes: usize,
 }
 
 impl<'a> Panels<'a> {
-    /// The `n` panels of a matrix that begin at a row.
+    /// Those of `n_rows` rows of a matrix.
     #[inline(always)]
-    fn of<S: Simd>(w: &Matrix<'a>, row: usize, n: usize) -> Self {
+    fn of(w: &Matrix<'a>, row: usize, n_rows: usize) -> Self {
         let row_bytes = w.bytes.len() / w.n_rows;
-        Panels { bytes: &w.bytes[row * row_bytes..][..n * S::ROWS * row_bytes], row_bytes }
+        Panels { bytes: &w.bytes[row * row_bytes..][..n_rows * row_bytes], n_rows, row_bytes }
     }
 
-    /// As much of what follows as the blocks at index `i` of all rows of panel `p` are, each in its place.
+    /// As much of the panel that begins `row` rows after the first as the blocks at index `i` of all its rows are, each in
+    /// its place.
     #[inline(always)]
-    fn ahead<S: Simd, W>(self, p: usize, i: usize) -> Ahead<'a> {
+    fn ahead<S: Simd, W>(self, row: usize, i: usize) -> Ahead<'a> {
         let len = S::ROWS * size_of::<W>();
-        let first = self.bytes.len() + p * S::ROWS * self.row_bytes + i * len;
-        Ahead { from: self.bytes, first, len }
+        Ahead { from: self.bytes, first: row * self.row_bytes + i * len, len }
     }
 }
 
@@ -174,10 +184,12 @@ trait Place<'a, S: Simd>: Rows<S> {
     /// Whether one token is multiplied by blocks of `len` bytes of several panels at a time: memory gives more to a core
     /// that reads at several places.
     fn several(len: usize) -> bool;
-    /// All blocks of `n` panels.
-    fn new(panels: &'a [u8], n: usize) -> Self;
-    /// Those of panel `p`.
-    fn panel(self, p: usize) -> Self;
+    /// Of how many of a task's rows these panels are.
+    fn together(n_rows: usize) -> usize;
+    /// All blocks of `n_rows` rows.
+    fn new(panels: &'a [u8], n_rows: usize) -> Self;
+    /// Those of the panel that begins with a row.
+    fn panel(self, row: usize) -> Self;
     /// The first blocks of all rows, of `len` bytes each, and those that follow.
     fn split(self, len: usize) -> Option<(Self, Self)>;
     /// The sums of single blocks' products with one token's activations; fetches what is ahead.
@@ -208,13 +220,18 @@ impl<'a, S: Simd> Place<'a, S> for Runs<'a> {
     fn several(len: usize) -> bool {
         (32..=64).contains(&len)
     }
+    /// Neighbours: places that are far apart, with as many rows at each, are more than the caches follow.
     #[inline(always)]
-    fn new(panels: &'a [u8], n: usize) -> Self {
-        Runs::new(panels, n * S::ROWS)
+    fn together(_: usize) -> usize {
+        ROWS_AT_ONCE
     }
     #[inline(always)]
-    fn panel(self, p: usize) -> Self {
-        self.some(p * S::ROWS, S::ROWS)
+    fn new(panels: &'a [u8], n_rows: usize) -> Self {
+        Runs::new(panels, n_rows)
+    }
+    #[inline(always)]
+    fn panel(self, row: usize) -> Self {
+        self.some(row, S::ROWS)
     }
     #[inline(always)]
     fn split(self, len: usize) -> Option<(Self, Self)> {
@@ -240,13 +257,18 @@ impl<'a, S: Simd> Place<'a, S> for Interleaved<'a> {
     fn several(len: usize) -> bool {
         len <= 64
     }
+    /// All: memory gives the more the longer it is read on at each place.
     #[inline(always)]
-    fn new(panels: &'a [u8], n: usize) -> Self {
-        Interleaved(Runs::new(panels, n * S::ROWS / PANEL))
+    fn together(n_rows: usize) -> usize {
+        n_rows / ROWS_AT_ONCE * ROWS_AT_ONCE
     }
     #[inline(always)]
-    fn panel(self, p: usize) -> Self {
-        Interleaved(self.0.some(p * S::ROWS / PANEL, S::ROWS / PANEL))
+    fn new(panels: &'a [u8], n_rows: usize) -> Self {
+        Interleaved(Runs::new(panels, n_rows / PANEL))
+    }
+    #[inline(always)]
+    fn panel(self, row: usize) -> Self {
+        Interleaved(self.0.some(row / PANEL, S::ROWS / PANEL))
     }
     #[inline(always)]
     fn split(self, len: usize) -> Option<(Self, Self)> {
