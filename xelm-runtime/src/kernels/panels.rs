@@ -135,10 +135,15 @@ fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
             let bytes = W::part(s, rows, part);
             each_group!(G < W::PART, {
                 let w = W::unpack(s, &shared, part, &bytes, G);
-                for (t, x) in x(part * W::PART + G).iter().enumerate() {
-                    totals[t] = W::add(s, totals[t], &w, x);
-                    if W::GROUPS == 1 {
-                        sums[t] = W::finish(s, sums[t], totals[t], &shared, |_| x);
+                let x = x(part * W::PART + G);
+                if W::GROUPS == 1 {
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        let total = W::add(s, s.splat(0), &w, x);
+                        *sum = W::finish(s, *sum, total, &shared, |_| x);
+                    }
+                } else {
+                    for (total, x) in totals.iter_mut().zip(x) {
+                        *total = W::add(s, *total, &w, x);
                     }
                 }
             });
