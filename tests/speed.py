@@ -17,8 +17,6 @@ FLAGS = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i
 XELM, LLAMA_BENCH, INT8_PEAK, MODELS = map(os.path.relpath, sys.argv[1:5])
 TYPES, THREADS = sys.argv[5].split(), sys.argv[6].split()
 ROUNDS = int(sys.argv[7])
-# What memory and processor can do is the best that was seen: what else runs only takes from it.
-BEST_READ, BEST_PRODUCTS = dict.fromkeys(THREADS, 0.0), dict.fromkeys(THREADS, 0.0)
 # Multiply-adds of the layers' matrices for a token of a prefill, which computes no logits but the last: 12 C² a layer.
 PRODUCTS = int(pathlib.Path(MODELS).name.split("-")[0]) * 12 * 1024**2
 OURS = [XELM, "bench", "--json", "--temperature", "0", "--repeat", "1", "--ctx", str(PROMPT),
@@ -61,26 +59,30 @@ def row(*cells):
     print("\t".join(map(str, cells)), flush=True)
 
 
+def peak(threads):
+    """GOP/s of products of bytes."""
+    done = subprocess.run([INT8_PEAK, threads], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def compare(kind, threads):
     path = f"{MODELS}/{kind}.gguf"
     packed = f"{MODELS}/{kind}-packed.gguf"
     rounds = in_turns(lambda: ours(threads, "--expert", path), lambda: ours(threads, "--expert", packed),
-                      lambda: theirs(threads, path))
-    products = float(subprocess.run([INT8_PEAK, threads], capture_output=True, text=True, check=True).stdout)
-    peak = BEST_PRODUCTS[threads] = max(BEST_PRODUCTS[threads], products)
-    read = BEST_READ[threads] = max(BEST_READ[threads], *(x["read"]["gb_per_s"] for of in rounds for x in of[:2]))
+                      lambda: theirs(threads, path), lambda: peak(threads))
     token_bytes = rounds[0][0]["weight_bytes_per_token"]
     for test in ["prefill", "decode"]:
         llama = [of[2][test] for of in rounds]
         for layout, index in [("standard", 0), ("packed", 1)]:
             xelm = [of[index][test]["tokens_per_s"] for of in rounds]
-            medians = [statistics.median(rates) for rates in (xelm, llama)]
             if test == "decode":
-                shares = [*(f"{rate * token_bytes / 1e9 / read:.2f}" for rate in medians), f"{read:.1f}"]
+                most, work = [of[index]["read"]["gb_per_s"] for of in rounds], token_bytes / 1e9
             else:
-                shares = [*(f"{2e-9 * rate * PRODUCTS / peak:.2f}" for rate in medians), f"{peak:.0f}"]
+                most, work = [of[3] for of in rounds], 2e-9 * PRODUCTS
+            shares = [f"{statistics.median(work * rate / m for rate, m in zip(rates, most)):.2f}" for rates in (xelm, llama)]
             row(kind, layout, f"{token_bytes / 1e6:.0f}", threads, test,
-                *spread((x / y for x, y in zip(xelm, llama)), 2), *(f"{rate:.1f}" for rate in medians), *shares)
+                *spread((x / y for x, y in zip(xelm, llama)), 2),
+                *(f"{statistics.median(rates):.1f}" for rates in (xelm, llama)), *shares, *spread(most, 1))
 
 
 def mix(kind, threads):
@@ -109,14 +111,15 @@ def head():
     print(f"# {' '.join(THEIRS)} -t T -m FILE")
     print(f"# {ROUNDS} rounds, medians. ratio: xelm's tokens/s over llama.cpp's, of each round. xelm chooses each token,"
           " the most probable one; llama-bench takes any.")
-    print("# share: of what the machine was seen to do until then with as many threads. Decode: of the bandwidth, GB/s, with"
-          " which xelm bench reads. Prefill: of the products of bytes, GOP/s, of tests/int8_peak.c.")
+    print("# share: of what the machine did with as many threads in the same round (peak; its median, lowest, highest)."
+          " Decode: of the bandwidth, GB/s, with which xelm bench reads before and after it. Prefill: of the products of"
+          " bytes, GOP/s, of tests/int8_peak.c.")
 
 
 def main():
     head()
     row("type", "layout", "mb_per_token", "threads", "test", "ratio", "lowest", "highest", "xelm", "llama.cpp",
-        "xelm_share", "llama.cpp_share", "peak")
+        "xelm_share", "llama.cpp_share", "peak", "peak_lowest", "peak_highest")
     for kind in TYPES:
         for threads in THREADS:
             compare(kind, threads)

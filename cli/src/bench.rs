@@ -29,7 +29,7 @@ use xelm_train::memory::Memory;
 /// the system may have in memory already, with a session of its own each time.
 ///
 /// The weights that a token reads are compared with what this machine reads from memory with as many
-/// threads, measured in turns with the rest: the sum of a buffer of 256 MiB, the best of five; on a
+/// threads just before the decode and just after it: the sum of a buffer of 256 MiB, eight times; on a
 /// card they are not compared. The table of positions counts with the one row that is read; keys and values do not count.
 ///
 /// Printed are medians of the repetitions, with the lowest and the highest.
@@ -143,18 +143,21 @@ impl Args {
             session.prefill(&prompt)?;
             prefill.push(n_prompt as f64 / start.elapsed().as_secs_f64());
 
+            // Both at nearly the same moment: what else runs on a machine takes from both.
+            let mut read_seconds = read(&buffer, isa, pool);
             let start = Instant::now();
             let bytes = decode(session, &mut sampler, self.generate)?;
             let seconds = start.elapsed().as_secs_f64();
+            read_seconds += read(&buffer, isa, pool);
             tokens.push(f64::from(self.generate) / seconds);
             token_bytes = bytes / self.generate as usize;
 
             let rate = bytes as f64 / seconds;
             rates.push(rate / 1e9);
             if on_card == 0 {
-                let read = (0..5).map(|_| read_rate(&buffer, isa, pool)).fold(0.0, f64::max);
-                shares.push(rate / read);
-                reads.push(read / 1e9);
+                let most = (2 * READS * BUFFER) as f64 / read_seconds;
+                shares.push(rate / most);
+                reads.push(most / 1e9);
             }
             routing.extend(route(session, &prompt)?);
         }
@@ -277,15 +280,19 @@ fn route(session: &Session<'_>, tokens: &[u32]) -> Result<Option<f64>> {
 
 /// Bytes that are read to measure memory: many times what caches hold.
 const BUFFER: usize = 256 << 20;
+/// How many times they are read before the decode, and after it.
+const READS: usize = 4;
 
-/// Bytes per second at which all threads together read.
-fn read_rate(buffer: &[u64], isa: Isa, pool: &Pool) -> f64 {
+/// Seconds that all threads together take to read a buffer [`READS`] times.
+fn read(buffer: &[u64], isa: Isa, pool: &Pool) -> f64 {
     let tasks: Vec<&[u64]> = buffer.chunks(1 << 16).collect();
     let start = Instant::now();
-    pool.run(tasks.len(), &|i| {
-        black_box(isa.run(Sum(tasks[i])));
-    });
-    size_of_val(buffer) as f64 / start.elapsed().as_secs_f64()
+    for _ in 0..READS {
+        pool.run(tasks.len(), &|i| {
+            black_box(isa.run(Sum(tasks[i])));
+        });
+    }
+    start.elapsed().as_secs_f64()
 }
 
 /// The sum of numbers. Four places are read at a time: one stream alone does not keep memory busy (16 GB/s

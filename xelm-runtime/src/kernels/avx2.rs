@@ -144,7 +144,6 @@ impl Simd for Avx2 {
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         shl(x: __m256i, n: usize) -> __m256i = _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32));
         shr(x: __m256i, n: usize) -> __m256i = _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32));
-        shr_signed(x: __m256i, n: usize) -> __m256i = _mm256_sra_epi32(x, _mm_cvtsi32_si128(n as i32));
         add_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         sub_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         dot_pairs(ab: __m256i, x: [i16; 2]) -> __m256i =

@@ -103,7 +103,6 @@ impl Simd for Avx512 {
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         shl(x: __m512i, n: usize) -> __m512i = _mm512_sll_epi32(x, _mm_cvtsi32_si128(n as i32));
         shr(x: __m512i, n: usize) -> __m512i = _mm512_srl_epi32(x, _mm_cvtsi32_si128(n as i32));
-        shr_signed(x: __m512i, n: usize) -> __m512i = _mm512_sra_epi32(x, _mm_cvtsi32_si128(n as i32));
         add_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         sub_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         dot_pairs(ab: __m512i, x: [i16; 2]) -> __m512i =
@@ -137,7 +136,8 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn factors<const I: usize>(self, pairs: __m512i) -> __m512i {
-        self.shr_signed(self.shl(pairs, 16 - 16 * I), 16)
+        // SAFETY: see above.
+        unsafe { _mm512_srai_epi32(self.shl(pairs, 16 - 16 * I), 16) }
     }
 
     #[inline(always)]

@@ -240,13 +240,6 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn shr_signed(self, x: Ints, n: usize) -> Ints {
-        let n = self.splat(-(n as i32));
-        // SAFETY: see above.
-        unsafe { both!(vshlq_s32(x, n)) }
-    }
-
-    #[inline(always)]
     fn pairs(self, x: Ints) -> [Ints; 2] {
         // SAFETY: see above.
         unsafe {
@@ -262,7 +255,9 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn factors<const I: usize>(self, pairs: Ints) -> Ints {
-        self.shr_signed(self.shl(pairs, 16 - 16 * I), 16)
+        let x = self.shl(pairs, 16 - 16 * I);
+        // SAFETY: see above.
+        unsafe { [vshrq_n_s32::<16>(x[0]), vshrq_n_s32::<16>(x[1])] }
     }
 
     #[inline(always)]

@@ -130,8 +130,6 @@ pub(super) trait Simd: Copy {
     fn shl(self, x: Self::Ints, n: usize) -> Self::Ints;
     /// x >> n, zeros moving in.
     fn shr(self, x: Self::Ints, n: usize) -> Self::Ints;
-    /// x >> n, the sign moving in.
-    fn shr_signed(self, x: Self::Ints, n: usize) -> Self::Ints;
     /// a + b.
     fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
 
