@@ -7,6 +7,7 @@ import ctypes as c
 import json
 import pathlib
 import random
+import struct
 import subprocess
 import sys
 
