@@ -76,13 +76,14 @@ def compare(kind, threads):
         for layout, index in [("standard", 0), ("packed", 1)]:
             xelm = [of[index][test]["tokens_per_s"] for of in rounds]
             if test == "decode":
-                most, work = [of[index]["read"]["gb_per_s"] for of in rounds], token_bytes / 1e9
+                peaks, work = [of[index]["read"]["gb_per_s"] for of in rounds], token_bytes / 1e9
             else:
-                most, work = [of[3] for of in rounds], 2e-9 * PRODUCTS
-            shares = [f"{statistics.median(work * rate / m for rate, m in zip(rates, most)):.2f}" for rates in (xelm, llama)]
+                peaks, work = [of[3] for of in rounds], 2e-9 * PRODUCTS
+            medians = [statistics.median(rates) for rates in (xelm, llama)]
+            shares = [statistics.median(work * r / p for r, p in zip(rates, peaks)) for rates in (xelm, llama)]
             row(kind, layout, f"{token_bytes / 1e6:.0f}", threads, test,
-                *spread((x / y for x, y in zip(xelm, llama)), 2),
-                *(f"{statistics.median(rates):.1f}" for rates in (xelm, llama)), *shares, *spread(most, 1))
+                *spread((x / y for x, y in zip(xelm, llama)), 2), *(f"{rate:.1f}" for rate in medians),
+                *(f"{share:.2f}" for share in shares), *spread(peaks, 1))
 
 
 def mix(kind, threads):
@@ -112,8 +113,8 @@ def head():
     print(f"# {ROUNDS} rounds, medians. ratio: xelm's tokens/s over llama.cpp's, of each round. xelm chooses each token,"
           " the most probable one; llama-bench takes any.")
     print("# share: of what the machine did with as many threads in the same round (peak; its median, lowest, highest)."
-          " Decode: of the bandwidth, GB/s, with which xelm bench reads before and after it. Prefill: of the products of"
-          " bytes, GOP/s, of tests/int8_peak.c.")
+          " Decode: of the bandwidth, GB/s, with which xelm bench reads before and after it. Prefill: of the"
+          " products of bytes, GOP/s, of tests/int8_peak.c.")
 
 
 def main():

@@ -155,9 +155,9 @@ impl Args {
             let rate = bytes as f64 / seconds;
             rates.push(rate / 1e9);
             if on_card == 0 {
-                let most = (2 * READS * BUFFER) as f64 / read_seconds;
-                shares.push(rate / most);
-                reads.push(most / 1e9);
+                let bandwidth = (2 * READS * BUFFER) as f64 / read_seconds;
+                shares.push(rate / bandwidth);
+                reads.push(bandwidth / 1e9);
             }
             routing.extend(route(session, &prompt)?);
         }

@@ -136,6 +136,7 @@ fn tile<'a, S: Simd, W: ByRow<S>, L: Place<'a, S>>(
             each_group!(G < W::PART, {
                 let w = W::unpack(s, &shared, part, &bytes, G);
                 let x = x(part * W::PART + G);
+                // A total that no other group adds to stays in a register.
                 if W::GROUPS == 1 {
                     for (sum, x) in sums.iter_mut().zip(x) {
                         let total = W::add(s, s.splat(0), &w, x);
