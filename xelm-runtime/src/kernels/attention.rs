@@ -2,20 +2,22 @@
 //!
 //! Keys come in blocks of 32 that begin at multiples of 32, and a query's sums run over them in order, so that
 //! its result does not depend on what was computed in one call with it. Queries of one call share the conversion of
-//! keys and values to single precision.
+//! keys and values to single precision; scores come from [`super::scores`].
 
 use super::kv::{AttentionShape, KvElement};
-use super::lanes::F32x8;
-use super::portable::{TILE, dots};
+use super::lanes::{F32x8, WIDTH, ZERO};
+use super::scores::{score, score_transposed, transpose, worth_transposing};
 use crate::config::MAX_HEAD_DIM;
-use crate::isa::{Isa, Vectorised};
+use crate::isa::{Isa, Vectorised, prefetch};
 use crate::math;
 use crate::parallel::Columns;
 
 /// Keys whose scores are computed together.
 const KEY_BLOCK: usize = 32;
+/// Bytes of what is read next that are fetched ahead: a page, since a CPU's own fetching ends where one does.
+const AHEAD: usize = 4096;
 /// Queries that share a conversion.
-const QUERIES: usize = 16;
+const QUERIES: usize = 32;
 /// Numbers converted at a time: the keys of a block where a head has 64 dimensions.
 const ROOM: usize = MAX_HEAD_DIM;
 
@@ -71,6 +73,11 @@ struct Queries<'a> {
 
 impl Queries<'_> {
     #[inline(always)]
+    fn query(&self, i: usize) -> &[f32] {
+        &self.qkv[(self.first + i) * self.row_len + self.column..][..self.head_dim]
+    }
+
+    #[inline(always)]
     fn attend<E: KvElement>(&self, isa: Isa, keys: &[E], values: &[E], out: &mut Columns<'_>) {
         let head_dim = self.head_dim;
         let scale = 1.0 / math::sqrt(head_dim as f32);
@@ -78,6 +85,8 @@ impl Queries<'_> {
         let mut sums = [F32x8::splat(0.0); QUERIES];
         let mut room = [0.0; ROOM];
         let at_a_time = ROOM / head_dim;
+        let transposing = worth_transposing(self.n, at_a_time, head_dim);
+        let mut transposed = if transposing { Some([ZERO; ROOM / WIDTH]) } else { None };
         // Elements of a key or value.
         let len = head_dim / E::LEN;
         for i in 0..self.n {
@@ -86,6 +95,7 @@ impl Queries<'_> {
         let n_keys = self.position + self.n;
         for block in (0..n_keys).step_by(KEY_BLOCK) {
             let end = n_keys.min(block + KEY_BLOCK);
+            fetch(&values[block * len..end * len]);
             // Keys of the block that query i may see.
             let n_seen = |i: usize| (self.position + i + 1).saturating_sub(block).min(KEY_BLOCK);
             let mut weights = [[f32::NEG_INFINITY; KEY_BLOCK]; QUERIES];
@@ -93,14 +103,21 @@ impl Queries<'_> {
                 let n_here = at_a_time.min(end - first);
                 let keys = &keys[first * len..(first + n_here) * len];
                 let keys = E::singles(isa, keys, &mut room);
-                for i in 0..self.n {
-                    let n = n_seen(i).saturating_sub(first - block).min(n_here);
-                    let at = (self.first + i) * self.row_len + self.column;
-                    let query = &self.qkv[at..at + head_dim];
-                    let weights = &mut weights[i][first - block..][..n];
-                    score(query, &keys[..n * head_dim], scale, weights);
+                let n_of = |i: usize| n_seen(i).saturating_sub(first - block).min(n_here);
+                let weights = weights[..self.n].iter_mut().map(|w| &mut w[first - block..]);
+                if let Some(transposed) = &mut transposed {
+                    transpose(keys, head_dim, transposed);
+                    for (i, weights) in weights.enumerate() {
+                        score_transposed(self.query(i), transposed, scale, &mut weights[..n_of(i)]);
+                    }
+                } else {
+                    for (i, weights) in weights.enumerate() {
+                        let keys = &keys[..n_of(i) * head_dim];
+                        score(self.query(i), keys, scale, &mut weights[..n_of(i)]);
+                    }
                 }
             }
+            fetch(&keys[end * len..n_keys.min(end + KEY_BLOCK) * len]);
             for i in 0..self.n {
                 if n_seen(i) == 0 {
                     continue;
@@ -140,23 +157,12 @@ impl Queries<'_> {
     }
 }
 
-/// out[k] = scale · query · keys[k].
+/// Fetches the beginning of keys or values that are read soon.
 #[inline(always)]
-fn score(query: &[f32], keys: &[f32], scale: f32, out: &mut [f32]) {
-    let head_dim = query.len();
-    let mut tiles = keys.chunks_exact(TILE * head_dim);
-    let mut n = 0;
-    for tile in &mut tiles {
-        let dots: [f32; TILE] = dots(query, tile);
-        for dot in dots {
-            out[n] = dot * scale;
-            n += 1;
-        }
-    }
-    for key in tiles.remainder().chunks_exact(head_dim) {
-        let [dot] = dots(query, key);
-        out[n] = dot * scale;
-        n += 1;
+fn fetch<E: KvElement>(next: &[E]) {
+    let bytes: &[u8] = bytemuck::cast_slice(next);
+    for line in (0..bytes.len().min(AHEAD)).step_by(64) {
+        prefetch(bytes, line);
     }
 }
 
@@ -164,14 +170,14 @@ fn score(query: &[f32], keys: &[f32], scale: f32, out: &mut [f32]) {
 #[inline(always)]
 fn accumulate(weights: &[f32], values: &[f32], out: &mut [f32]) {
     let head_dim = out.len();
-    let (chunks, tail) = out.as_chunks_mut::<32>();
+    let (chunks, tail) = out.as_chunks_mut::<64>();
     let at_tail = head_dim - tail.len();
     for (c, chunk) in chunks.iter_mut().enumerate() {
-        let mut sums = F32x8::four(chunk);
+        let mut sums = F32x8::eight(chunk);
         for (&weight, value) in weights.iter().zip(values.chunks_exact(head_dim)) {
-            let Some(value) = value[c * 32..].first_chunk() else { continue };
-            let (weight, value) = (F32x8::splat(weight), F32x8::four(value));
-            for j in 0..4 {
+            let Some(value) = value[c * 64..].first_chunk() else { continue };
+            let (weight, value) = (F32x8::splat(weight), F32x8::eight(value));
+            for j in 0..8 {
                 sums[j] = sums[j].add_product(weight, value[j]);
             }
         }

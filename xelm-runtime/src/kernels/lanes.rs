@@ -25,10 +25,10 @@ impl F32x8 {
         F32x8([x; 8])
     }
 
-    /// 32 numbers.
+    /// 64 numbers.
     #[inline(always)]
-    pub(super) fn four(x: &[f32; 32]) -> [Self; 4] {
-        bytemuck::cast::<_, [[f32; 8]; 4]>(*x).map(F32x8)
+    pub(super) fn eight(x: &[f32; 64]) -> [Self; 8] {
+        bytemuck::cast::<_, [[f32; 8]; 8]>(*x).map(F32x8)
     }
 
     #[inline(always)]

@@ -22,6 +22,7 @@ mod portable;
 mod quants;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod rows;
+mod scores;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
 mod simd;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), target_arch = "aarch64"))]
