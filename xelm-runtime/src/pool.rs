@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::vec::Vec;
 
-/// Stack of a pool's thread, in bytes. The kernels need a few KiB.
+/// Stack of a pool's thread, in bytes. Attention needs the most, about 24 KiB.
 pub const THREAD_STACK: usize = 64 << 10;
 
 /// Threads that wait for phases of work. Nothing is allocated after [`Pool::new`], and nothing at all
