@@ -2,6 +2,7 @@
 //!
 //! A loop is written once, as a [`Vectorised`] value. [`Isa::run`] compiles it for each instruction set of
 //! the architecture (portable; AVX2 and AVX-512, or NEON with dotprod) and calls the one that this CPU supports.
+//! AVX-VNNI, which AVX2 lacks and AVX-512 has at its own width, matters to products of bytes alone: other loops run as AVX2.
 //! No fused multiply-add is ever formed from separate operations in Rust, so all give the same bits.
 
 /// Proof that the CPU can execute an instruction set: a value exists only where its instructions do.
@@ -13,6 +14,8 @@ enum Kind {
     Portable,
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     Avx2,
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    AvxVnni,
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     Avx512,
     #[cfg(target_arch = "aarch64")]
@@ -60,7 +63,7 @@ impl Isa {
     #[cfg(not(target_arch = "aarch64"))]
     pub const COMPILED: Isa = Isa::PORTABLE;
 
-    /// The best instruction set of this CPU. `XELM_ISA=portable|avx2|avx512|dotprod` chooses a lesser
+    /// The best instruction set of this CPU. `XELM_ISA=portable|avx2|avxvnni|avx512|dotprod` chooses a lesser
     /// one; a name that the CPU does not support is ignored.
     #[cfg(feature = "std")]
     pub fn detect() -> Isa {
@@ -72,9 +75,9 @@ impl Isa {
 
     /// Every instruction set that this CPU supports, weakest first.
     #[cfg(feature = "std")]
-    pub fn supported() -> [Option<Isa>; 3] {
+    pub fn supported() -> [Option<Isa>; 4] {
         #[allow(unused_mut, reason = "only some targets add to it")]
-        let mut found = [Some(Isa::PORTABLE), None, None];
+        let mut found = [Some(Isa::PORTABLE), None, None, None];
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
             found[1] = Some(Isa(Kind::Neon));
@@ -87,6 +90,9 @@ impl Isa {
             if avx2 {
                 found[1] = Some(Isa(Kind::Avx2));
             }
+            if avx2 && std::is_x86_feature_detected!("avxvnni") {
+                found[2] = Some(Isa(Kind::AvxVnni));
+            }
             if avx2
                 && std::is_x86_feature_detected!("avx512f")
                 && std::is_x86_feature_detected!("avx512bw")
@@ -94,7 +100,7 @@ impl Isa {
                 && std::is_x86_feature_detected!("avx512vl")
                 && std::is_x86_feature_detected!("avx512vnni")
             {
-                found[2] = Some(Isa(Kind::Avx512));
+                found[3] = Some(Isa(Kind::Avx512));
             }
         }
         found
@@ -107,6 +113,8 @@ impl Isa {
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx2 => "avx2",
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Kind::AvxVnni => "avxvnni",
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "dotprod",
@@ -118,12 +126,18 @@ impl Isa {
         match self.0 {
             Kind::Portable => 16,
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Kind::Avx2 => 32,
+            Kind::Avx2 | Kind::AvxVnni => 32,
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => 64,
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => 16,
         }
+    }
+
+    /// Whether it is AVX2 and one instruction for products of bytes summed in 32 bits.
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    pub(crate) const fn has_avx_vnni(self) -> bool {
+        matches!(self.0, Kind::AvxVnni)
     }
 
     /// Runs `work` compiled for this instruction set.
@@ -133,7 +147,7 @@ impl Isa {
             Kind::Portable => work.run(),
             // SAFETY: an `Isa` of this kind exists only where `supported` found the features.
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Kind::Avx2 => unsafe { run_avx2(work) },
+            Kind::Avx2 | Kind::AvxVnni => unsafe { run_avx2(work) },
             // SAFETY: as above.
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Kind::Avx512 => unsafe { run_avx512(work) },
@@ -147,6 +161,12 @@ impl Isa {
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[target_feature(enable = "avx2,f16c,fma")]
 pub(crate) fn run_avx2<V: Vectorised>(work: V) -> V::Output {
+    work.run()
+}
+
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[target_feature(enable = "avx2,f16c,fma,avxvnni")]
+pub(crate) fn run_avx_vnni<V: Vectorised>(work: V) -> V::Output {
     work.run()
 }
 

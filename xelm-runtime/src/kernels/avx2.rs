@@ -1,17 +1,20 @@
-//! Vectors of AVX2: eight rows.
+//! Vectors of AVX2: eight rows. AVX-VNNI adds instructions that multiply bytes and sum the products in 32 bits.
 
 #![allow(unsafe_code, reason = "vector instructions exist on some CPUs only, and take pointers")]
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "instructions in a row need one promise")]
 
 use super::quants::Quants;
 use super::simd::{Runs, Simd, instructions};
-use crate::isa::{Isa, Vectorised, run_avx2};
+use crate::isa::{Isa, Vectorised, run_avx_vnni, run_avx2};
 use core::arch::x86_64::*;
 
-/// Proof that the CPU has AVX2 and F16C. Its methods are compiled for both where they are inlined into a
-/// [`Vectorised`](crate::isa::Vectorised) computation.
+/// Proof that the CPU has AVX2 and F16C, and AVX-VNNI where its instructions are to be used. Its methods are compiled for
+/// them where they are inlined into a [`Vectorised`](crate::isa::Vectorised) computation.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2<const VNNI: bool = false>(());
+
+/// The proof for AVX-VNNI too.
+pub(super) type AvxVnni = Avx2<true>;
 
 impl Avx2 {
     /// The proof, where `isa` includes AVX2.
@@ -70,18 +73,19 @@ macro_rules! sums_of_neighbours {
 
 // SAFETY of all calls of intrinsics below: `self` exists only where `of` found the instructions. Loads say themselves what
 // they read.
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const ROWS: usize = 8;
     type Ints = __m256i;
     type Floats = __m256;
 
     fn of(isa: Isa) -> Option<Self> {
-        Avx2::of(isa)
+        let found = if VNNI { isa.has_avx_vnni() } else { isa.vector_bytes() >= 32 };
+        found.then_some(Avx2(()))
     }
 
     fn run<V: Vectorised<Output = ()>>(self, work: V) {
         // SAFETY: see above.
-        unsafe { run_avx2(work) }
+        unsafe { if VNNI { run_avx_vnni(work) } else { run_avx2(work) } }
     }
 
     #[inline(always)]
@@ -148,16 +152,18 @@ impl Simd for Avx2 {
         sub_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         dot_pairs(ab: __m256i, x: [i16; 2]) -> __m256i =
             _mm256_madd_epi16(ab, _mm256_set1_epi32(bytemuck::cast(x)));
-        add_products(sums: __m256i, w: __m256i, x: __m256i) -> __m256i =
-            _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
-        // |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
-        add_signed(sums: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_add_epi32(
-            sums,
-            _mm256_madd_epi16(
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
-                _mm256_set1_epi16(1),
-            ),
-        );
+        add_products(sums: __m256i, w: __m256i, x: __m256i) -> __m256i = if VNNI {
+            _mm256_dpbusd_avx_epi32(sums, w, x)
+        } else {
+            _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x))
+        };
+        // As in `dot_signed`.
+        add_signed(sums: __m256i, w: __m256i, x: __m256i) -> __m256i = if VNNI {
+            _mm256_dpbusd_avx_epi32(sums, _mm256_xor_si256(w, _mm256_set1_epi8(i8::MIN)), x)
+        } else {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
         floats(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
         splat_float(x: f32) -> __m256 = _mm256_set1_ps(x);
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
@@ -182,6 +188,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn factors<const I: usize>(self, pairs: __m256i) -> __m256i {
+        if VNNI {
+            // SAFETY: see above.
+            return unsafe { _mm256_srai_epi32(self.shl(pairs, 16 - 16 * I), 16) };
+        }
         // The number's bytes twice.
         let at = |lane: i32| 0x0100_0100 + 0x0202_0202 * I as i32 + 0x0404_0404 * lane;
         // SAFETY: see above.
@@ -199,6 +209,15 @@ impl Simd for Avx2 {
         x: &[[i8; 4]],
         s: Option<__m256i>,
     ) -> __m256i {
+        if VNNI {
+            let mut sum = if s.is_some() { self.splat(0) } else { total };
+            for (&w, &x) in w.iter().zip(x) {
+                sum = self.add_products(sum, w, self.splat(bytemuck::cast(x)));
+            }
+            // SAFETY: see above.
+            return s
+                .map_or(sum, |s| unsafe { _mm256_add_epi32(total, _mm256_mullo_epi32(sum, s)) });
+        }
         // Sums of products stay in 16 bits for as long as they fit: in each, a number times at most 127.
         let n = const { i16::MAX as usize / (2 * 127 * ((1 << BITS) - 1)) };
         // SAFETY: see above.
@@ -219,17 +238,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn dot_signed(self, total: __m256i, w: &[__m256i; 8], x: &Quants) -> __m256i {
-        // SAFETY: see above.
-        unsafe {
-            let mut total = total;
-            for (&w, &x) in w.iter().zip(&x.q) {
-                // |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
-                let x = _mm256_sign_epi8(_mm256_set1_epi32(bytemuck::cast(x)), w);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-            }
-            total
+        // AVX2: |w| · (x with w's sign). Activations are at least −127, so that no sum of two saturates.
+        // VNNI, whose instruction takes weights without sign: Σ (w + 128) · x − 128 · Σ x.
+        let mut total = total;
+        for (&w, &x) in w.iter().zip(&x.q) {
+            total = self.add_signed(total, w, self.splat(bytemuck::cast(x)));
         }
+        if VNNI { self.sub_ints(total, self.splat(16 * x.eight_sums)) } else { total }
     }
 
     #[inline(always)]
@@ -240,6 +255,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn sum_products(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        if VNNI {
+            return self.sum_scaled([a, b, c, d]);
+        }
         // Sums of eight bytes' products, and of sixteen, which 16 bits just hold.
         // SAFETY: see above.
         unsafe {
@@ -255,6 +273,11 @@ impl Simd for Avx2 {
         let at = 0x0100 + 0x0202 * i as i16;
         // SAFETY: see above.
         unsafe {
+            if VNNI {
+                // Partial sums of eight products, or of four, are numbers of 16 bits: the other half is multiplied by 0.
+                let at = _mm256_set1_epi32(0x8080_0000_u32 as i32 | i32::from(at));
+                return _mm256_dpwssd_avx_epi32(sums, products, _mm256_shuffle_epi8(factors, at));
+            }
             let factor = _mm256_shuffle_epi8(factors, _mm256_set1_epi16(at));
             _mm256_add_epi32(sums, _mm256_madd_epi16(products, factor))
         }
@@ -271,8 +294,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sum_signed(self, sums: [__m256i; 4], _: &Quants) -> __m256i {
-        self.sum_scaled(sums)
+    fn sum_signed(self, sums: [__m256i; 4], x: &Quants) -> __m256i {
+        let total = self.sum_scaled(sums);
+        if VNNI { self.sub_ints(total, self.splat(16 * x.eight_sums)) } else { total }
     }
 
     #[inline(always)]

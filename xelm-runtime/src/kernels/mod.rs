@@ -97,6 +97,9 @@ impl Kernels {
             if avx512::Avx512::of(isa).is_some() {
                 return portable.with::<avx512::Avx512>();
             }
+            if avx2::AvxVnni::of(isa).is_some() {
+                return portable.with::<avx2::AvxVnni>();
+            }
             if avx2::Avx2::of(isa).is_some() {
                 return portable.with::<avx2::Avx2>();
             }
@@ -227,7 +230,8 @@ impl Kernels {
         let AttentionShape { n_head, head_dim, past, .. } = shape;
         let width = n_head * head_dim;
         let n = out.len() / width / n_lanes;
-        let part = part_len(width, head_dim, n * (past + n) * width * 2);
+        // A number of a key and its value, in singles and converted, costs about as much as eight multiply-adds of bytes.
+        let part = part_len(width, head_dim, n * (past + n) * width * 8);
         split_columns(parallel, out, n_lanes, width, part, |lane, out| {
             let qkv = &qkv[lane * n * 3 * width..][..n * 3 * width];
             self.isa.run(Attend { isa: self.isa, shape, out, qkv, cache: cache(lane) });

@@ -304,7 +304,7 @@ impl<S: Simd> Rows<S> for Interleaved<'_> {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use super::super::avx2::Avx2;
+    use super::super::avx2::{Avx2, AvxVnni};
     use super::super::avx512::Avx512;
     use super::super::quants::Quantize;
     use super::*;
@@ -363,6 +363,7 @@ mod tests {
         let mut rng = Rng::new(14, 0);
         for isa in Isa::supported().into_iter().flatten() {
             check_formats::<Avx2>(isa, &mut rng);
+            check_formats::<AvxVnni>(isa, &mut rng);
             check_formats::<Avx512>(isa, &mut rng);
         }
     }
